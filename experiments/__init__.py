@@ -1,0 +1,1 @@
+"""The orchestrator: one YAML space in; a ledger, tables, figures and statistics out."""

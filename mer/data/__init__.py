@@ -1,0 +1,1 @@
+"""Corpora, audio and text, the feature store, batching, sampling, missing modalities, the demo corpus."""

@@ -1,0 +1,129 @@
+"""Levels: the named choices of a factor, each a `module:attr` in a plain table.
+
+What a plan must know about a level (its parameters, what it requires) is read from its source text without
+importing it, so that validating and planning need neither torch nor the user's plug-ins.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mer.errors import UserError, unknown
+
+REQUIRED = object()
+"""Default of a parameter that has none."""
+
+Table = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One keyword-only parameter of a level, as its source declares it."""
+
+    name: str
+    annotation: str
+    default: Any
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a level's source says of it: keyword-only parameters and the class attribute `requires`."""
+
+    target: str
+    file: Path
+    parameters: Mapping[str, Parameter]
+    requires: frozenset[str]
+
+
+def target(table: Table, name: str, kind: str, where: str | None = None) -> str:
+    """The `module:attr` of a level: from the table, or the name itself where it is one (`mylab.gate:DeepGate`)."""
+    if name in table:
+        return table[name]
+    if ":" in name:
+        return name
+    raise unknown(kind, name, table, where)
+
+
+@functools.lru_cache(maxsize=512)
+def declaration(target: str) -> Declaration:
+    """Read a level's declaration from its source, following base classes within the same module."""
+    module, _, attr = target.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot find module {module!r} named by {target!r}: {error}") from None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise UserError(f"cannot find module {module!r} named by {target!r}", hint="Is it on PYTHONPATH?")
+    file = Path(spec.origin)
+    classes = {node.name: node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.ClassDef)}
+    if attr not in classes:
+        raise unknown(f"class in {module}", attr, classes)
+    parameters: dict[str, Parameter] | None = None
+    requires: frozenset[str] | None = None
+    pending = [attr]
+    while pending and (parameters is None or requires is None):
+        node = classes.get(pending.pop(0))
+        if node is None:
+            continue
+        for statement in node.body:
+            if isinstance(statement, ast.FunctionDef) and statement.name == "__init__" and parameters is None:
+                parameters = _parameters(statement)
+            elif requires is None and _assigned_name(statement) == "requires":
+                requires = _requires(statement)
+        pending += [base.id for base in node.bases if isinstance(base, ast.Name)]
+    return Declaration(target, file, parameters or {}, requires or frozenset())
+
+
+def check_parameters(target: str, given: Mapping[str, Any], kind: str, where: str | None = None) -> None:
+    """Refuse parameters that the level does not declare, and missing ones that have no default."""
+    known = declaration(target).parameters
+    for name in given:
+        if name not in known:
+            raise unknown(f"parameter of {kind} {target}", name, known, where)
+    for parameter in known.values():
+        if parameter.default is REQUIRED and parameter.name not in given:
+            raise UserError(f"{kind} {target} needs the parameter {parameter.name!r}", where=where)
+
+
+def load(target: str) -> Any:
+    """Import what a target names. Only ever called with names from our tables or from the user's own YAML."""
+    module, _, attr = target.partition(":")
+    return getattr(importlib.import_module(module), attr)
+
+
+def _parameters(init: ast.FunctionDef) -> dict[str, Parameter]:
+    found = {}
+    for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+        value: Any = REQUIRED
+        if default is not None:
+            try:
+                value = ast.literal_eval(default)
+            except ValueError:
+                value = ast.unparse(default)
+        annotation = ast.unparse(argument.annotation) if argument.annotation else "Any"
+        found[argument.arg] = Parameter(argument.arg, annotation, value)
+    return found
+
+
+def _assigned_name(statement: ast.stmt) -> str | None:
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+        return statement.targets[0].id
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+        return statement.target.id
+    return None
+
+
+def _requires(statement: ast.stmt) -> frozenset[str]:
+    value = getattr(statement, "value", None)
+    if isinstance(value, ast.Call) and value.args:  # frozenset({...})
+        value = value.args[0]
+    if value is None or (isinstance(value, ast.Call) and not value.args):
+        return frozenset()
+    return frozenset(ast.literal_eval(value))
