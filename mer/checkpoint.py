@@ -1,0 +1,96 @@
+"""Checkpoints: `config.json` and `model.safetensors`, nothing that executes, loadable years later."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+import mer
+from mer.data.corpus import CorpusInfo
+from mer.errors import UserError
+from mer.model import Model, build_model
+from mer.recipe import Recipe
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model with what is needed to use it."""
+
+    model: Model
+    recipe: Recipe
+    info: CorpusInfo
+    details: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo, **details: Any) -> Path:
+    """Write a checkpoint so that it is either whole or not there. `details` (scores, epoch) must be plain JSON."""
+    config = {
+        "format": FORMAT,
+        "mer": mer.__version__,
+        "recipe": recipe.model_dump(mode="json"),
+        "corpus": {
+            "name": info.name,
+            "labels": list(info.labels),
+            "language": info.language,
+            "note": info.note,
+            "synthetic": info.synthetic,
+            "features": dict(info.features),
+        },
+        "random_weights": any(encoder.random_weights for encoder in model.encoders.values()),
+        **details,
+    }
+    staging = folder.with_name(f"_{folder.name}.{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, staging / "model.safetensors")
+    (staging / "config.json").write_text(
+        json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8"
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+    return folder
+
+
+def load_checkpoint(folder: Path | str) -> Checkpoint:
+    """Load a checkpoint written by any version of this format; refuses what is not one, with the reason."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no checkpoint here: {Path(error.filename or path).name} is missing",
+            where=str(folder),
+            expected="a folder with config.json and model.safetensors",
+        ) from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"damaged checkpoint: {error}", where=str(folder)) from None
+    if config.get("format") != FORMAT:
+        raise UserError(f"checkpoint format {config.get('format')!r}", where=str(path), expected=str(FORMAT))
+    recipe = Recipe.model_validate(config["recipe"], strict=False)
+    corpus = config["corpus"]
+    info = CorpusInfo(
+        folder=folder,
+        name=corpus["name"],
+        labels=tuple(corpus["labels"]),
+        language=corpus["language"],
+        note=corpus["note"],
+        synthetic=corpus["synthetic"],
+        features=corpus["features"],
+    )
+    model = build_model(recipe, info, seed=0)
+    model.load_state_dict(tensors)
+    known = ("format", "mer", "recipe", "corpus", "random_weights")
+    return Checkpoint(
+        model.eval(), recipe, info, {key: value for key, value in config.items() if key not in known}
+    )

@@ -1,0 +1,139 @@
+"""A split ready to be batched: encoded arrays, labels and dialogue structure in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mer.batch import Batch, Dialogues
+from mer.data.corpus import CorpusInfo, Utterance
+from mer.data.ragged import Ragged
+from mer.data.sampling import SampleInfo
+
+if TYPE_CHECKING:
+    from mer.data.store import FeatureStore
+    from mer.encoders.base import Encoder
+
+FloatArray = np.ndarray
+IntArray = np.ndarray
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """Utterances of one split, in dialogue order, with one ragged array per modality.
+
+    present  `[N, M]`: which modalities the corpus holds for each utterance
+    """
+
+    info: CorpusInfo
+    utterances: tuple[Utterance, ...]
+    ids: tuple[str, ...]
+    arrays: Mapping[str, Ragged]
+    labels: Tensor
+    present: np.ndarray
+    dialogue: IntArray
+    speaker: IntArray
+    turn: FloatArray
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.arrays)
+
+    def sample_info(self) -> SampleInfo:
+        """What a sampler needs to know of the split."""
+        seconds = [(u.end - (u.start or 0.0)) if u.end is not None else 0.0 for u in self.utterances]
+        words = [len(u.transcript.split()) if u.transcript else 0 for u in self.utterances]
+        return SampleInfo(
+            labels=self.labels.cpu().numpy(),
+            audio_seconds=np.asarray(seconds, dtype=np.float64),
+            text_words=np.asarray(words, dtype=np.int64),
+            dialogue=self.dialogue,
+        )
+
+    def batch(self, rows: np.ndarray, available: np.ndarray, *, dialogues: bool) -> Batch:
+        """The batch of `rows`; `available [N, M]` is a missing-modality mask over the whole split.
+
+        With `dialogues` the rows must come ordered by dialogue and turn, as whole-dialogue samplers give them.
+        """
+        kept = self.present[rows] & available[rows]
+        modalities = {
+            name: array.gather(rows, kept[:, column], device=self.device)
+            for column, (name, array) in enumerate(self.arrays.items())
+        }
+        ids = tuple(self.ids[row] for row in rows)
+        return Batch(modalities, ids, self._dialogues(rows) if dialogues else None)
+
+    def _dialogues(self, rows: np.ndarray) -> Dialogues:
+        changes = np.diff(self.dialogue[rows], prepend=self.dialogue[rows[0]]) != 0
+        _, speaker = np.unique(self.speaker[rows], return_inverse=True)
+        structure = Dialogues(
+            index=torch.from_numpy(np.cumsum(changes)),
+            speaker=torch.from_numpy(speaker.astype(np.int64)),
+            turn=torch.from_numpy(self.turn[rows]),
+        )
+        return structure if self.device.type == "cpu" else structure.to(self.device)
+
+    def whole_batches(self, size: int) -> list[np.ndarray]:
+        """All rows in order, whole dialogues together, about `size` utterances a batch: for evaluation."""
+        starts = np.flatnonzero(np.diff(self.dialogue, prepend=-1))
+        bounds = [0]
+        for end in [*starts[1:].tolist(), len(self)]:
+            if end - bounds[-1] >= size or end == len(self):
+                bounds.append(end)
+        return [np.arange(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def prepare_split(
+    info: CorpusInfo,
+    utterances: Sequence[Utterance],
+    encoders: Mapping[str, Encoder],
+    store: FeatureStore,
+    device: torch.device | str = "cpu",
+) -> SplitData:
+    """Encode a split (frozen encoders through the feature store) and order it by dialogue and turn."""
+    ordered = _in_dialogue_order(utterances)
+    arrays = {name: encoder.arrays(info, ordered, store).to(device) for name, encoder in encoders.items()}
+    numbers = {label: number for number, label in enumerate(info.labels)}
+    dialogues = [u.dialogue if u.dialogue is not None else f"\0{u.id}" for u in ordered]
+    return SplitData(
+        info=info,
+        utterances=ordered,
+        ids=tuple(utterance.id for utterance in ordered),
+        arrays=arrays,
+        labels=torch.tensor([numbers[u.emotion] for u in ordered], device=device),
+        present=np.stack([array.lengths > 0 for array in arrays.values()], axis=1),
+        dialogue=_numbered(dialogues),
+        speaker=_numbered([u.speaker for u in ordered]),
+        turn=np.asarray([u.turn if u.turn is not None else 0.0 for u in ordered], dtype=np.float32),
+        device=torch.device(device),
+    )
+
+
+def _in_dialogue_order(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
+    """Dialogues in the order of their first utterance, turns ascending; utterances without one stand alone."""
+    first: dict[str, int] = {}
+    for position, utterance in enumerate(utterances):
+        if utterance.dialogue is not None:
+            first.setdefault(utterance.dialogue, position)
+
+    def key(item: tuple[int, Utterance]) -> tuple[int, float, int]:
+        position, utterance = item
+        if utterance.dialogue is None:
+            return position, 0.0, position
+        return first[utterance.dialogue], utterance.turn if utterance.turn is not None else position, position
+
+    return tuple(utterance for _, utterance in sorted(enumerate(utterances), key=key))
+
+
+def _numbered(names: Sequence[str]) -> IntArray:
+    numbers: dict[str, int] = {}
+    return np.asarray([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
