@@ -52,9 +52,7 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
     staging.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, staging / "model.safetensors")
-    (staging / "config.json").write_text(
-        json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8"
-    )
+    (staging / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
     return folder
@@ -91,6 +89,4 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     model = build_model(recipe, info, seed=0)
     model.load_state_dict(tensors)
     known = ("format", "mer", "recipe", "corpus", "random_weights")
-    return Checkpoint(
-        model.eval(), recipe, info, {key: value for key, value in config.items() if key not in known}
-    )
+    return Checkpoint(model.eval(), recipe, info, {key: value for key, value in config.items() if key not in known})

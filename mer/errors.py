@@ -24,7 +24,13 @@ class UserError(Exception):
         nearest: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.problem, self.where, self.expected, self.nearest, self.hint = problem, where, expected, nearest, hint
+        self.problem, self.where, self.expected, self.nearest, self.hint = (
+            problem,
+            where,
+            expected,
+            nearest,
+            hint,
+        )
         text = f"{where}: {problem}" if where else problem
         if expected:
             text += f"; expected {expected}"

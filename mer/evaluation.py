@@ -67,8 +67,7 @@ def predict(
                 kept.append({**output.representations, **small})
     probabilities = torch.cat(logits).softmax(dim=1).cpu().numpy().astype(np.float32)
     arrays = {
-        name: torch.cat([entry[name].float() for entry in kept]).cpu().numpy()
-        for name in (kept[0] if kept else ())
+        name: torch.cat([entry[name].float() for entry in kept]).cpu().numpy() for name in (kept[0] if kept else ())
     }
     return Predictions(
         ids=data.ids,

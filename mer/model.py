@@ -67,10 +67,7 @@ class Model(nn.Module):
         self.modalities = recipe.modalities
         self.encoders = nn.ModuleDict(dict(encoders))
         self.projections = nn.ModuleDict(
-            {
-                name: Projection(encoder.out_dim, dim, recipe.projection.dropout)
-                for name, encoder in encoders.items()
-            }
+            {name: Projection(encoder.out_dim, dim, recipe.projection.dropout) for name, encoder in encoders.items()}
         )
         fusion = levels.load(levels.target(fusions.LEVELS, recipe.fusion.name, "fusion"))
         pooling = levels.load(levels.target(poolings.LEVELS, recipe.pooling.name, "pooling"))
@@ -88,8 +85,7 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         projected = {
-            name: self.projections[name](self.encoders[name](batch.modalities[name]))
-            for name in self.modalities
+            name: self.projections[name](self.encoders[name](batch.modalities[name])) for name in self.modalities
         }
         fused = self.fusion(Batch(projected, batch.utterance_ids, batch.dialogue))
         pooled = self.pooling(fused.sequence)

@@ -100,9 +100,7 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         set_generator(self.model, self.generator)
         self.dialogues = needs_dialogues(recipe)
-        self.sampler = make_sampler(
-            recipe.sampler, self.train.sample_info(), streams.order, by_dialogue=self.dialogues
-        )
+        self.sampler = make_sampler(recipe.sampler, self.train.sample_info(), streams.order, by_dialogue=self.dialogues)
         counts = torch.bincount(self.train.labels, minlength=len(data.info.labels))
         self.loss = build_loss(recipe.loss, counts, len(data.info.labels))
         self.optimizer = build_optimizer(self.model, recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ class SplitData:
         for end in [*starts[1:].tolist(), len(self)]:
             if end - bounds[-1] >= size or end == len(self):
                 bounds.append(end)
-        return [np.arange(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [np.arange(a, b) for a, b in itertools.pairwise(bounds)]
 
 
 def prepare_split(
