@@ -37,15 +37,17 @@ def _from_name(value: Any) -> Any:
 class EncoderConfig(LevelConfig):
     """An encoder for one modality.
 
-    weights  pretrained (hub or local path) | tiny (random, same architecture; demo and tests) | scratch
-    train    frozen (runs once, through the feature store) | last_k | gradual | full
+    weights  pretrained (hub or local path) | tiny (random, same architecture; demo and tests) | scratch;
+             null: pretrained where the level has released weights, scratch where it has none (fourier2vec, words)
+    train    frozen (runs once, through the feature store) | last_k | gradual | full;
+             null: frozen with weights, full from scratch
     """
 
-    weights: Literal["pretrained", "tiny", "scratch"] = "pretrained"
+    weights: Literal["pretrained", "tiny", "scratch"] | None = None
     checkpoint: str | None = None
     revision: str | None = None
-    train: Literal["frozen", "last_k", "gradual", "full"] = "frozen"
-    last_k: int = 2
+    train: Literal["frozen", "last_k", "gradual", "full"] | None = None
+    last_k: int = Field(default=2, ge=1)
 
 
 Named = Annotated[LevelConfig, BeforeValidator(_from_name)]
