@@ -1,0 +1,97 @@
+"""What the protocol is told (facts) and what it answers (actions). Plain frozen data.
+
+How an executor uses them: it starts what `Start` and `Confirm` name, reports a `Fact` whenever a trial has reached its
+`until` or has ended, and asks again. Before it computes anything it looks a slot up in the ledger and reports what it
+finds there in the same way: that is all there is to resuming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from experiments.space.plan import Group
+from experiments.slots import Scalar, Slot, Status
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of a slot.
+
+    curve   selection metric on validation after each epoch so far
+    status  None while it can go on; otherwise how training ended: complete, diverged, oom, failed (or a recorded
+            `pruned`, which counts as a curve that goes no further: pruning is always decided again from the values)
+    """
+
+    slot: Slot
+    curve: tuple[float, ...] = ()
+    status: Status | None = None
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+Facts = Mapping[Slot, Fact]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Train a draw until `until` epochs are done (or from a resume state, if there is one). Takes a worker."""
+
+    slot: Slot
+    params: Mapping[str, Scalar]
+    until: int
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Train on until `until`. A slot that was paused takes a free worker; one just reported keeps its own."""
+
+    slot: Slot
+    until: int
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Save the state and free the worker: lower-numbered draws are not known at this rung yet."""
+
+    slot: Slot
+    rung: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The slot ends without (further) training: pruned at a rung, or skipped by a rule. Frees the worker, if any.
+
+    For `pruned`: `rung` is the epoch, `value` the best value so far, `cutoff` what it had to reach, `against` the draws
+    it was judged by.
+    """
+
+    slot: Slot
+    status: Status
+    reason: str
+    rung: int | None = None
+    value: float | None = None
+    cutoff: float | None = None
+    against: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Select:
+    """The winner of a group: draw number, best validation value, and the draws it was chosen among."""
+
+    group: Group
+    winner: Slot
+    value: float
+    among: tuple[int, ...]
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """Train the winner's hyperparameters at the full budget, unpruned, and score it on test. Takes a worker."""
+
+    slot: Slot
+    params: Mapping[str, Scalar]
+    until: int
+
+
+Action = Start | Continue | Pause | Stop | Select | Confirm

@@ -1,0 +1,310 @@
+"""The plan: every slot of a space in the order in which it is wanted, and the settings of every decision.
+
+A plan is plain frozen data. Its methods are pure functions of it: the same plan names the same slots, the same
+hyperparameters and the same seeds on every machine.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.space.hyper import Hyper, sobol_value
+from experiments.slots import Cell, Scalar, Slot, Stage
+from mer.streams import Streams, derive, streams
+
+if TYPE_CHECKING:
+    from mer.recipe import Recipe
+
+Params = Mapping[str, Scalar]
+"""Recipe path to the value that a draw gives it."""
+
+
+@dataclass(frozen=True)
+class CorpusRef:
+    """A corpus as a plan knows it: enough to check cells against it, without its utterances."""
+
+    name: str
+    folder: Path
+    fingerprint: str
+    modalities: tuple[str, ...]
+    has_dialogues: bool
+    synthetic: bool
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Split to number of utterances."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One test-time situation. `missing` is a `mer.recipe.MissingConfig` as plain data; {} is the complete input."""
+
+    name: str
+    missing: Mapping[str, Any] = field(default_factory=dict)
+
+
+COMPLETE = Condition("complete")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A declared comparison on one corpus: per study the weighted sum of cell scores, `sum(w * score)`.
+
+    A difference has weights +1/n over the cells of one side and -1/n over those of the other; an interaction has
+    four groups. `margin` (in the metric's unit, 0..1) makes it a question of equivalence.
+    """
+
+    name: str
+    corpus: str
+    weights: Mapping[str, float]
+    metric: str
+    condition: str = "complete"
+    test: str = "paired_t"
+    margin: float | None = None
+    family: str = "main"
+    scope: str = "this test set"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the nuisance hyperparameters of each cell are chosen. Defaults are the ones that benchmarks/protocol.md
+    measured."""
+
+    draws: int = 8
+    once: bool = False
+    per: tuple[str, ...] | None = None
+    sampler: str = "sobol"
+    batch: int = 1
+    startup: int = 4
+    pruner: str = "asha"
+    grace: int = 3
+    eta: float = 3.0
+    exempt: float = 0.125
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Outer test folds. `by` is None: the corpus's own test split, one fold numbered 0."""
+
+    by: str | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial asks for. `gpus` None: by measured peak memory (`auto`)."""
+
+    cpus: float = 1.0
+    gpus: float | None = 0.0
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may use: seconds, finished trials, a price per hour for the plan's estimate."""
+
+    seconds: float | None = None
+    trials: int | None = None
+    price_per_hour: float | None = None
+    currency: str = "USD"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Group:
+    """The draws that compete with each other: one tuning of one study and fold on one corpus."""
+
+    corpus: str
+    tuning: str
+    study: int
+    fold: int
+
+    def __str__(self) -> str:
+        return f"{self.corpus} | {self.tuning} | study {self.study} fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A space made definite.
+
+    cells      in planned order, skipped ones (`cell.skip`) included: they are slots too, with a reason
+    hypers     (corpus, cell) to its tuned hyperparameters
+    overrides  what `--set` fixes: recipe path to value, above every draw
+    notices    what the user should read before a run (tiny weights, levels from outside, ...)
+    """
+
+    space: str
+    cells: tuple[Cell, ...]
+    corpora: Mapping[str, CorpusRef]
+    studies: int
+    root_seed: int = 0
+    folds: Folds = Folds()
+    resplit: bool = False
+    tuning: Tuning = Tuning()
+    hypers: Mapping[tuple[str, str], tuple[Hyper, ...]] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = (COMPLETE,)
+    contrasts: tuple[Contrast, ...] = ()
+    baseline: Mapping[str, Scalar] = field(default_factory=dict)
+    factors: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    metric: str = "ua"
+    direction: str = "max"
+    resources: Resources = Resources()
+    limits: Limits = Limits()
+    keep: str = "best"
+    bundle: int = 1
+    notices: tuple[str, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """The space as the user wrote it, merged with its includes and `--set`, as plain data."""
+
+    # ---- cells -----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _by_key(self) -> dict[tuple[str, str], Cell]:
+        return {(cell.corpus, cell.name): cell for cell in self.cells}
+
+    def cell(self, corpus: str, name: str) -> Cell:
+        return self._by_key[corpus, name]
+
+    def cell_of(self, slot: Slot) -> Cell:
+        return self._by_key[slot.corpus, slot.cell]
+
+    @functools.cached_property
+    def _leads(self) -> dict[tuple[str, str], str]:
+        """(corpus, tuning) to the cell that carries the draws: the first runnable one in planned order."""
+        leads: dict[tuple[str, str], str] = {}
+        for cell in self.cells:
+            if cell.skip is None:
+                leads.setdefault((cell.corpus, cell.tuning or cell.name), cell.name)
+        return leads
+
+    @functools.cached_property
+    def n_draws(self) -> Mapping[tuple[str, str], int]:
+        """(corpus, cell) to its number of tune slots per study and fold. Choosing among fewer than two is no choice."""
+        return {
+            key: self.tuning.draws if hypers and self.tuning.draws > 1 else 0 for key, hypers in self.hypers.items()
+        }
+
+    def draws_of(self, cell: Cell) -> int:
+        return self.n_draws.get((cell.corpus, cell.name), 0)
+
+    def is_lead(self, cell: Cell) -> bool:
+        return self._leads.get((cell.corpus, cell.tuning or cell.name)) == cell.name
+
+    def epochs(self, cell: Cell) -> int:
+        """The full budget of a cell's trials."""
+        training = cell.recipe.get("training", {})
+        if isinstance(training, Mapping) and "epochs" in training:
+            return int(training["epochs"])
+        from mer.recipe import Training
+
+        return Training().epochs
+
+    def rungs(self, cell: Cell) -> tuple[int, ...]:
+        """Epochs after which a draw of this cell is judged: grace, grace * eta, ... below the full budget."""
+        if self.tuning.pruner == "none":
+            return ()
+        found: list[int] = []
+        epoch, last = float(self.tuning.grace), self.epochs(cell)
+        while round(epoch) < last:
+            found.append(round(epoch))
+            epoch *= self.tuning.eta
+        return tuple(dict.fromkeys(found))
+
+    # ---- slots -----------------------------------------------------------------------------------------------
+
+    def slots(self) -> Iterator[Slot]:
+        """Every slot in planned order: study by study, cells in their balanced order, a cell's draws, its confirm."""
+        for study in range(self.studies):
+            for cell in self.cells:
+                tunes = self.is_lead(cell) and (study == 0 or not self.tuning.once)
+                for fold in range(self.folds.count):
+                    if tunes:
+                        for draw in range(self.draws_of(cell)):
+                            yield Slot(cell.corpus, cell.name, study, fold, Stage.TUNE, draw)
+                    yield Slot(cell.corpus, cell.name, study, fold, Stage.CONFIRM)
+
+    @functools.cached_property
+    def n_slots(self) -> int:
+        return sum(self.counts().values())
+
+    def counts(self) -> dict[Stage, int]:
+        """Planned trials per stage."""
+        tuned = sum(self.draws_of(cell) for cell in self.cells if self.is_lead(cell))
+        tune_studies = min(1, self.studies) if self.tuning.once else self.studies
+        return {
+            Stage.TUNE: tuned * tune_studies * self.folds.count,
+            Stage.CONFIRM: len(self.cells) * self.studies * self.folds.count,
+        }
+
+    def group(self, slot: Slot) -> Group:
+        """The draws that a slot belongs to (tune) or is chosen from (confirm)."""
+        tuning = self.cell_of(slot).tuning or slot.cell
+        return Group(slot.corpus, tuning, 0 if self.tuning.once else slot.study, slot.fold)
+
+    def draws(self, group: Group) -> tuple[Slot, ...]:
+        """The tune slots of a group, by number."""
+        name = self._leads[group.corpus, group.tuning]
+        count = self.n_draws.get((group.corpus, name), 0)
+        return tuple(Slot(group.corpus, name, group.study, group.fold, Stage.TUNE, draw) for draw in range(count))
+
+    def exempt(self, slot: Slot) -> bool:
+        """Is this draw never pruned? One of every `1/exempt`, drawn by study; later draws change no earlier one."""
+        share = self.tuning.exempt
+        if share <= 0:
+            return False
+        if share >= 1:
+            return True
+        block = int(slot.draw * share)
+        first, end = _ceil(block / share), _ceil((block + 1) / share)
+        return slot.draw == first + derive("exempt", self.root_seed, slot.study, block) % (end - first)
+
+    # ---- what a slot runs --------------------------------------------------------------------------------------
+
+    def params(self, slot: Slot, history: Sequence[Any] = ()) -> dict[str, Scalar]:
+        """The hyperparameters of a draw: point k of study s, the same for every cell.
+
+        `history` is what an adaptive sampler has been told: `experiments.space.sampling.Told`, by draw. A confirm
+        slot without draws (nothing tuned, or one draw) gets point 0.
+        """
+        hypers = self.hypers.get((slot.corpus, slot.cell), ())
+        if self.tuning.sampler != "sobol" and slot.stage is Stage.TUNE:
+            from experiments.space.sampling import propose
+
+            return propose(hypers, self.tuning, self.streams(slot).draws, slot.draw, history)
+        study = 0 if self.tuning.once else slot.study
+        seed = self.streams(Slot(slot.corpus, slot.cell, study, slot.fold, slot.stage)).draws
+        return {hyper.path: sobol_value(hyper, seed, max(slot.draw, 0)) for hyper in hypers}
+
+    def recipe(self, slot: Slot, params: Params) -> Recipe:
+        """The recipe of a slot once its hyperparameters are known: the cell's, with the draw laid over it."""
+        from mer.recipe import Recipe
+
+        data = _thaw(self.cell_of(slot).recipe)
+        for path, value in params.items():
+            _set_path(data, path, value)
+        return Recipe.model_validate(data)
+
+    def streams(self, slot: Slot) -> Streams:
+        replica = self.cell_of(slot).recipe.get("replica", 0)
+        return streams(self.root_seed, slot.corpus, slot.study, slot.fold, slot.stage.value, int(str(replica)))
+
+
+def _ceil(value: float) -> int:
+    return int(-(-value // 1))
+
+
+def _thaw(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _thaw(item) for key, item in value.items()}
+    return [_thaw(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _set_path(data: dict[str, Any], path: str, value: Scalar) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        child = data.setdefault(name, {})
+        if isinstance(child, str):  # `fusion: tacfn` is short for `fusion: {name: tacfn}`
+            child = data[name] = {"name": child}
+        data = child
+    data[last] = value
