@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mer.errors import UserError, UserErrors
+
+if TYPE_CHECKING:
+    from mer.data.folds import Fold
 
 SPLITS = ("train", "valid", "test")
 
@@ -59,3 +65,105 @@ class TestSet:
 
     info: CorpusInfo
     test: tuple[Utterance, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that has been read and found sound. Training code asks it for a `TrainValid` or a `TestSet`."""
+
+    info: CorpusInfo
+    train: tuple[Utterance, ...]
+    valid: tuple[Utterance, ...]
+    test: tuple[Utterance, ...]
+
+    def utterances(self) -> Iterator[Utterance]:
+        """Every utterance, in the order of the files."""
+        yield from self.train
+        yield from self.valid
+        yield from self.test
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What an encoder could be given: `text` from transcripts, `audio` from wavs, any from features.
+
+        A modality is offered when at least one utterance of the training split has it.
+        """
+        known = dict.fromkeys(("text", "audio", *self.info.features))
+        return tuple(name for name in known if any(name not in utterance.lacks for utterance in self.train))
+
+    @property
+    def has_dialogues(self) -> bool:
+        """Does every utterance belong to a dialogue?"""
+        return all(utterance.dialogue is not None for utterance in self.utterances())
+
+    def train_valid(self, split_seed: int | None = None, fold: Fold | None = None) -> TrainValid:
+        """The training and validation part: as the files say, of a fold, or resplit for a study.
+
+        A resplit keeps the sizes and the label shares, and keeps whole whatever train and valid did not share
+        before: speakers, dialogues, sentences (see `mer.data.folds.resplit`).
+        """
+        train, valid = self.train, self.valid
+        if fold is not None:
+            rest = [utterance for utterance in self.utterances() if utterance.id not in fold.test]
+            train = tuple(utterance for utterance in rest if utterance.id not in fold.valid)
+            valid = tuple(utterance for utterance in rest if utterance.id in fold.valid)
+        if split_seed is not None:
+            from mer.data.folds import resplit
+
+            train, valid = resplit(train, valid, split_seed)
+        return TrainValid(self.info, train, valid)
+
+    def test_set(self, fold: Fold | None = None) -> TestSet:
+        """The test part: as the files say, or of a fold."""
+        if fold is None:
+            return TestSet(self.info, self.test)
+        return TestSet(self.info, tuple(utterance for utterance in self.utterances() if utterance.id in fold.test))
+
+    def fingerprint(self) -> str:
+        """A digest of everything in the corpus that can change a number: utterances, labels, split, features, wavs.
+
+        The folder's place and the notes in `corpus.json` are not part of it. File contents are hashed once and
+        remembered by size and time of change (see `mer.data.fingerprint`).
+        """
+        from mer.data.fingerprint import fingerprint
+
+        return fingerprint(self)
+
+
+def load_corpus(folder: Path | str) -> Corpus:
+    """Read a corpus folder, or refuse it with all of its problems at once.
+
+    Audio is not decoded here and feature arrays are not read through: `mer data check` does both.
+    """
+    from mer.data.reading import read_folder
+
+    reading = read_folder(Path(folder))
+    errors = [problem.as_error() for problem in reading.problems if problem.severity == "error"]
+    if errors:
+        raise errors[0] if len(errors) == 1 else UserErrors(errors)
+    return reading.corpus()
+
+
+def find_corpus(name: str, root: Path | str | None = None) -> Path:
+    """The folder that a corpus name or path means: `demo` is made on first use, others lie below `root`.
+
+    `root` is by default the environment's `MER_DATA`, else `data`. A path to a folder is taken as it is.
+    """
+    import os
+
+    from mer.errors import nearest
+
+    base = Path(root if root is not None else os.environ.get("MER_DATA", "data"))
+    for candidate in (base / name, Path(name)):
+        if candidate.is_dir() and not (candidate == Path(name) and name == "demo"):
+            return candidate
+    if name == "demo":
+        from mer.data.demo import demo_corpus
+
+        return demo_corpus()
+    known = ["demo", *sorted(entry.name for entry in base.iterdir() if entry.is_dir())] if base.is_dir() else ["demo"]
+    raise UserError(
+        f"there is no corpus {name!r}: neither in {base} nor as a folder",
+        expected=", ".join(known),
+        nearest=nearest(name, known),
+    )

@@ -1,0 +1,98 @@
+"""A digest of a corpus's content; the digests of its big files are remembered by size and time of change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mer.data.corpus import Corpus, Utterance
+
+VERSION = 1
+_BLOCK = 1 << 20
+
+
+def cache_root() -> Path:
+    """Where this project keeps what can be made again: `MER_CACHE`, else `mer` in the user's cache folder."""
+    given = os.environ.get("MER_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mer"
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """Hex digest of utterances, labels, split, feature files and wavs; independent of where the folder lies."""
+    folder = corpus.info.folder
+    total = hashlib.blake2b(f"mer corpus {VERSION}".encode(), digest_size=16)
+    _feed(total, list(corpus.info.labels))
+    for split in ("train", "valid", "test"):
+        _feed(total, split)
+        for utterance in getattr(corpus, split):
+            _feed(total, _content(utterance))
+    files = [f"features/{modality}{end}" for modality in corpus.info.features for end in (".npy", ".offsets.npy")]
+    files = [name for name in files if (folder / name).exists()]
+    files += [utterance.wav for utterance in corpus.utterances() if utterance.wav is not None]
+    digests = FileDigests(cache_root() / "digests.json")
+    for name in sorted(set(files)):
+        _feed(total, [name, digests.of(folder / name)])
+    digests.save()
+    return total.hexdigest()
+
+
+class FileDigests:
+    """Content digests of files, kept in a JSON file and trusted while size and time of change stay the same."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fresh: dict[str, list[int | str]] = {}
+        self._known = self._read()
+
+    def of(self, file: Path) -> str:
+        state = file.stat()
+        key = str(file.resolve())
+        found = self._known.get(key)
+        if found is not None and found[:2] == [state.st_size, state.st_mtime_ns]:
+            return str(found[2])
+        digest = hashlib.blake2b(digest_size=16)
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+        self._known[key] = self._fresh[key] = [state.st_size, state.st_mtime_ns, digest.hexdigest()]
+        return digest.hexdigest()
+
+    def save(self) -> None:
+        """Write what is new, atomically; a cache folder that cannot be written costs time and nothing else."""
+        if not self._fresh:
+            return
+        merged = {**self._read(), **self._fresh}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix="_", dir=self.path.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(merged, stream)
+            os.replace(name, self.path)
+        except OSError:
+            return
+        self._fresh = {}
+
+    def _read(self) -> dict[str, list[int | str]]:
+        try:
+            found = json.loads(self.path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _content(utterance: Utterance) -> list[object]:
+    return [
+        utterance.id, utterance.speaker, utterance.emotion, utterance.wav, utterance.start, utterance.end,
+        utterance.transcript, utterance.dialogue, utterance.turn, utterance.row, sorted(utterance.lacks),
+    ]  # fmt: skip
+
+
+def _feed(total: hashlib.blake2b, value: object) -> None:
+    total.update(json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
