@@ -1,0 +1,129 @@
+"""What every encoder is: a frontend whose output is cached, and a body that is trained (or nothing).
+
+An encoder takes one modality of an utterance to a `Sequence [B, T, out_dim]` whose mask is at the encoder's own
+output time-scale. What does not change during training is done once, in the `frontend`, and kept in the feature
+store: everything for a frozen encoder, decoding or log-mels for a trained one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from mer.batch import Sequence
+from mer.data.ragged import DeviceRagged, Ragged
+from mer.errors import UserError
+
+if TYPE_CHECKING:
+    from mer.data.audio import AudioClip
+    from mer.data.corpus import CorpusInfo, Utterance
+    from mer.data.store import FeatureStore, Frontend
+    from mer.recipe import EncoderConfig
+
+
+class Encoder(nn.Module):
+    """Base of all encoders. A subclass sets `out_dim` and `frontend`, and overrides what it needs.
+
+    Shapes: `forward` takes what the frontend gave, batched as `Sequence [B, T, frontend.dim]`, and returns
+    `Sequence [B, T', out_dim]`. The default body is the identity: all work was done by the frontend.
+    """
+
+    requires: frozenset[str] = frozenset()
+    """What a corpus must have: `audio`, `text`, or `features`."""
+
+    kind: ClassVar[Literal["audio", "text", "features"]] = "features"
+    out_dim: int
+    frontend: Frontend | None = None
+    random_weights: bool = False
+    """True where numbers come from weights that nobody trained: `tiny`, or random and frozen on request."""
+    trained: bool = False
+    """Does the body learn? False: the encoder's output is a constant of the utterance."""
+
+    def __init__(self, modality: str, config: EncoderConfig, info: CorpusInfo) -> None:
+        super().__init__()
+        self.modality, self.config = modality, config
+
+    def item(self, info: CorpusInfo, utterance: Utterance) -> AudioClip | str | None:
+        """What the frontend reads of an utterance, or None where the utterance lacks the modality."""
+        if self.modality in utterance.lacks:
+            return None
+        if self.kind == "text":
+            from mer.data.text import normalise
+
+            text = normalise(utterance.transcript) if utterance.transcript else ""
+            return text or None
+        if self.kind == "audio":
+            from mer.data.audio import clip_of
+
+            return clip_of(info, utterance)
+        return None
+
+    def arrays(self, info: CorpusInfo, utterances: Items[Utterance], store: FeatureStore) -> Ragged:
+        """One entry per utterance, through the store; empty where the utterance lacks the modality."""
+        assert self.frontend is not None
+        items = [self.item(info, utterance) for utterance in utterances]
+        present = [item for item in items if item is not None]
+        if utterances and not present:
+            raise UserError(
+                f"encoder {self.config.name!r} of modality {self.modality!r} needs {self.kind}, "
+                f"which no utterance of corpus {info.name!r} has",
+                where=utterances[0].source,
+            )
+        found = store.load(self.frontend, present)
+        return spread(found, np.array([item is not None for item in items], dtype=bool))
+
+    def fit(self, x: Ragged | DeviceRagged, rows: npt.NDArray[Any]) -> None:
+        """Statistics from the training rows alone. Default: nothing to learn."""
+
+    def forward(self, x: Sequence) -> Sequence:
+        return x
+
+    def on_epoch(self, epoch: int) -> None:
+        """Called before each epoch, counted from 0: what gradual unfreezing listens to."""
+
+    def parameter_groups(self, base_lr: float, encoder_lr: float | None = None) -> list[dict[str, Any]]:
+        """Optimizer groups of everything that is ever trained here; empty for a frozen encoder."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [{"params": trained, "lr": encoder_lr or base_lr}] if trained else []
+
+
+class AudioEncoder(Encoder):
+    """An encoder of speech: its number of output frames is a function of the number of samples."""
+
+    requires = frozenset({"audio"})
+    kind = "audio"
+    sample_rate: int = 16_000
+    min_samples: int = 1
+    """Shorter clips are padded with silence to this, so that each gives at least one frame."""
+
+    def get_feat_lengths(self, samples: Tensor) -> Tensor:
+        """`[B]` numbers of samples -> `[B]` numbers of output frames, exactly; 0 where there are too few."""
+        raise NotImplementedError
+
+
+def spread(found: Ragged, present: npt.NDArray[np.bool_]) -> Ragged:
+    """The entries of `found` where `present` is True, empty entries elsewhere; nothing is copied."""
+    block, starts, lengths = (np.zeros(len(present), dtype=np.int64) for _ in range(3))
+    block[present], starts[present], lengths[present] = found.block, found.starts, found.lengths
+    return Ragged.from_blocks(found.blocks, block, starts, lengths, found.dtype)
+
+
+def column(x: Sequence) -> Tensor:
+    """`[B, T]` of a one-column input (samples, token ids), zeros where masked."""
+    values = x.filled()
+    return values.squeeze(-1) if values.dim() == 3 else values
+
+
+def mask_of(lengths: Tensor, size: int | None = None) -> Tensor:
+    """`[B]` lengths -> `[B, size]` mask, True = real.
+
+    >>> mask_of(torch.tensor([2, 0]), 3).tolist()
+    [[True, True, False], [False, False, False]]
+    """
+    size = int(lengths.max()) if size is None else size
+    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
