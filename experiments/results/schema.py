@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from experiments.types import Scalar
+from experiments.slots import Scalar
 
 VERSION = 1
 """Version of the schemas, in every file's metadata under `mer.schema`."""
@@ -54,9 +54,7 @@ MEASURES = [
     *(pa.field(f"test_{metric}", pa.float64()) for metric in METRICS),  # confirm stage, complete condition
     pa.field("selected", pa.bool_()),  # tune stage: is this draw the one that was confirmed? null until known
     pa.field("exempt", pa.bool_()),  # tune stage: was this draw exempt from pruning?
-    pa.field(
-        "second_look", pa.bool_(), nullable=False
-    ),  # added to the plan after the first test score was seen
+    pa.field("second_look", pa.bool_(), nullable=False),  # added to the plan after the first test score was seen
     pa.field("rung", pa.int32()),  # pruned: the epoch it was judged at,
     pa.field("rung_value", pa.float64()),  # what it had reached there,
     pa.field("cutoff", pa.float64()),  # and what it needed
@@ -185,9 +183,7 @@ SCORES = _with_version([pa.field("trial", pa.string(), nullable=False), *SCORE_R
 PREDICTIONS = _with_version([pa.field("trial", pa.string(), nullable=False), *PREDICTION_ROW])
 
 
-def trials_schema(
-    factors: Mapping[str, pa.DataType], hyperparameters: Mapping[str, pa.DataType]
-) -> pa.Schema:
+def trials_schema(factors: Mapping[str, pa.DataType], hyperparameters: Mapping[str, pa.DataType]) -> pa.Schema:
     """The schema of trials.parquet: slot, factors, hyperparameters, measures, cost, provenance.
 
     The file's metadata says which columns are which (`mer.factors`, `mer.hyperparameters`: names, one a line).

@@ -1,0 +1,150 @@
+"""What makes two trials the same trial: recipe, code, data, study, fold, stage and the root of the random streams.
+
+    trial = first 16 hex digits of blake2b(version, recipe digest, code digest, data fingerprint, corpus, study, ...)
+
+No cell name, host, number of workers or path is in it: a space is a view, and what another space has run counts.
+The corpus's *name* is in it because the random streams are functions of it; its content is in `data`.
+`VERSION` counts changes of this scheme: records of another version are kept and never mistaken for one's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.results.closure import code_digest, literal_table
+from mer.errors import UserError
+
+if TYPE_CHECKING:
+    from mer.recipe import Recipe
+
+VERSION = 1
+
+TRAINER = ("mer.training", "mer.evaluation")
+"""The modules whose closure every trial runs, whatever its levels."""
+
+TABLES = {"fusion": "mer.fusion", "pooling": "mer.pooling", "context": "mer.context"}
+"""Recipe field to the module that holds its table of levels; encoders have one each, from `mer.encoders`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialKey:
+    """Everything that can change a trial's numbers."""
+
+    recipe: str
+    code: str
+    data: str
+    corpus: str
+    study: int
+    fold: int
+    stage: str
+    root: int
+    version: int = VERSION
+
+    @property
+    def trial(self) -> str:
+        """The trial's name: 16 hex digits.
+
+        >>> TrialKey("r", "c", "d", "demo", 0, 0, "tune", 0).trial
+        '4caba1c05006c953'
+        """
+        parts = (
+            self.version, self.recipe, self.code, self.data, self.corpus, self.study, self.fold, self.stage, self.root
+        )  # fmt: skip
+        return hashlib.blake2b(canonical(parts).encode(), digest_size=8).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling for each value: sorted keys, `1.0` for every float that is one, no NaN.
+
+    >>> canonical({"b": 1e-4, "a": (1, 1.0, -0.0)})
+    '{"a":[1,1.0,0.0],"b":0.0001}'
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise UserError(f"{value} in something that names a trial", expected="a finite number")
+        return value + 0.0  # -0.0 and 0.0 are one value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe minus its defaults, as canonical JSON: what its digest is taken of and what the ledger keeps."""
+    return canonical(recipe.canonical())
+
+
+def digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def level_targets(recipe: Recipe) -> tuple[str, ...]:
+    """The `module:attr` of every level a recipe names, found without importing any of them."""
+    named = [("mer.encoders", encoder.name) for encoder in recipe.encoders.values()]
+    named += [(TABLES[kind], getattr(recipe, kind).name) for kind in TABLES]
+    named += [("", recipe.sampler.name), ("", recipe.loss.name), ("", recipe.missing.train.protocol)]
+    found = set()
+    for module, name in named:
+        if ":" in name:
+            found.add(name)
+        elif module:
+            target = literal_table(module, "LEVELS").get(name)
+            if target is not None:
+                found.add(target)
+    return tuple(sorted(found))
+
+
+def recipe_code(recipe: Recipe) -> str:
+    """The code digest of a recipe: its levels' source and the trainer's, with all that they import of this project."""
+    targets = level_targets(recipe)
+    plugins = {target.partition(".")[0].partition(":")[0] for target in targets}
+    return code_digest((*TRAINER, *(target.partition(":")[0] for target in targets)), frozenset({"mer", *plugins}))
+
+
+class Identifier:
+    """Names the trials of a plan; remembers the code digest of each set of levels, since it reads files.
+
+    `equal_code` are the accepted equalities (`mer accept-code`): digest to the digest that it counts as.
+    """
+
+    def __init__(self, equal_code: Mapping[str, str] | None = None) -> None:
+        self._equal = dict(equal_code or {})
+        self._codes: dict[tuple[str, ...], str] = {}
+
+    def key(self, recipe: Recipe, *, data: str, corpus: str, study: int, fold: int, stage: str, root: int) -> TrialKey:
+        return TrialKey(digest(recipe_text(recipe)), self.code(recipe), data, corpus, study, fold, str(stage), root)
+
+    def code(self, recipe: Recipe) -> str:
+        levels = level_targets(recipe)
+        if levels not in self._codes:
+            found = recipe_code(recipe)
+            self._codes[levels] = resolve_equal(found, self._equal)
+        return self._codes[levels]
+
+
+def resolve_equal(code: str, equal: Mapping[str, str]) -> str:
+    """Follow accepted equalities to the digest that the trials are recorded under; a circle ends where it began."""
+    seen: set[str] = set()
+    while code in equal and code not in seen:
+        seen.add(code)
+        code = equal[code]
+    return code
+
+
+def chain(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """`mer accept-code OLD NEW` as a mapping new -> old: what is run with NEW is named as it was with OLD.
+
+    >>> chain([("a", "b"), ("b", "c")])
+    {'b': 'a', 'c': 'b'}
+    """
+    return {new: old for old, new in pairs if new != old}
