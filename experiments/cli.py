@@ -1,0 +1,64 @@
+"""The `mer` command: a thin front over both packages. Parsers are built without importing anything heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mer import __version__
+from mer.errors import UserError
+
+OK, BAD_INPUT, FAILED_TRIALS, INTERRUPTED = 0, 2, 3, 130
+
+Subparsers = Any  # argparse's own type is private
+
+
+def parser_builders() -> list[Callable[[Subparsers], object]]:
+    """What adds the commands, in the order of `mer --help`."""
+    from experiments import commands_model, commands_run
+    from experiments.analysis import cli as analysis
+    from experiments.reporting import cli as reporting
+    from experiments.results import cli as results
+    from mer.contracts import cli as contracts
+    from mer.data import cli as data
+    from mer.data import store_cli as features
+
+    modules = (commands_run, results, reporting, analysis, data, features, commands_model, contracts)
+    return [module.add_parser for module in modules]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mer",
+        description="Fair, resumable ablation studies for multimodal emotion recognition.",
+        epilog="Exit codes: 0 done, 2 bad input, 3 finished with failed trials, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"mer {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in parser_builders():
+        add(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake ends in one message and exit code 2, never in a traceback."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.func(args) or OK)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) went away. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

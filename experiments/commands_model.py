@@ -1,0 +1,194 @@
+"""`mer train`, `mer evaluate`, `mer predict`: what a person does with a single model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mer.errors import UserError
+
+if TYPE_CHECKING:
+    from mer.data.corpus import Corpus, CorpusInfo, Utterance
+    from mer.recipe import Recipe
+
+
+def add_parser(subparsers: Any) -> None:
+    train = subparsers.add_parser("train", help="train one model from a YAML recipe")
+    train.add_argument("config", type=Path, help="YAML: corpus, seed (optional) and the fields of a recipe")
+    train.add_argument("--data", metavar="FOLDER|demo", help="corpus; instead of the file's `corpus:`")
+    train.add_argument(
+        "--output", type=Path, default=Path("models/model"), help="checkpoint folder (default: %(default)s)"
+    )
+    train.add_argument("--seed", type=int, help="root of all random streams (default: the file's `seed:`, else 0)")
+    train.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    train.add_argument("--save-every", type=int, default=1, metavar="N", help="resume state every N epochs")
+    train.set_defaults(func=run_train)
+
+    evaluate = subparsers.add_parser("evaluate", help="score a checkpoint on a corpus")
+    evaluate.add_argument("checkpoint", type=Path)
+    evaluate.add_argument("corpus", help="corpus folder, or demo")
+    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test")
+    evaluate.add_argument("--conditions", nargs="*", default=["complete"], metavar="NAME",
+                          help="complete, all_patterns, or missing rates such as 0.3")  # fmt: skip
+    evaluate.add_argument("--seed", type=int, default=0, help="of the missing masks")
+    evaluate.add_argument("--json", action="store_true")
+    evaluate.set_defaults(func=run_evaluate)
+
+    predict = subparsers.add_parser("predict", help="emotion of one recording and/or sentence")
+    predict.add_argument("checkpoint", type=Path)
+    predict.add_argument("wav", type=Path, nargs="?", help="wav or flac file")
+    predict.add_argument("--text", help="its transcript")
+    predict.add_argument("--start", type=float, help="seconds")
+    predict.add_argument("--end", type=float, help="seconds")
+    predict.add_argument("--json", action="store_true")
+    predict.set_defaults(func=run_predict)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    recipe, corpus_name, seed = read_config(args.config)
+    corpus = open_corpus(args.data or corpus_name)
+    from mer.fit import fit
+    from mer.streams import streams
+    from mer.training import EpochReport
+
+    def show(report: EpochReport) -> None:
+        scores = "  ".join(f"{name} {100 * value:5.1f}" for name, value in report.valid.items())
+        star = "  best so far" if report.is_best else ""
+        print(f"epoch {report.epoch:3d}  loss {report.train_loss:.4f}  valid: {scores}{star}", flush=True)
+
+    root = args.seed if args.seed is not None else seed
+    trainer = fit(
+        recipe,
+        corpus.train_valid(),
+        streams(root, corpus.info.name, 0, 0, "confirm"),
+        args.output,
+        device=args.device,
+        save_every=args.save_every,
+        on_epoch=show,
+    )
+    print(f"best epoch {trainer.best_epoch}: valid {recipe.training.metric} {100 * trainer.best_value:.1f}")
+    print(f"checkpoint: {args.output}")
+    _warn_of_what_is_not_real(corpus.info, any(e.random_weights for e in trainer.model.encoders.values()))
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    from mer.checkpoint import load_checkpoint
+    from mer.data.conditions import conditions
+    from mer.data.loading import prepare_split
+    from mer.data.missing import availability
+    from mer.data.store import FeatureStore
+    from mer.evaluation import predict
+    from mer.model import needs_dialogues
+
+    checkpoint = load_checkpoint(args.checkpoint)
+    corpus = open_corpus(args.corpus)
+    unknown = sorted({u.emotion for u in getattr(corpus, args.split)} - set(checkpoint.info.labels))
+    if unknown:
+        raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(checkpoint.info.labels))
+    info = dataclasses.replace(corpus.info, labels=checkpoint.info.labels)
+    data = prepare_split(info, getattr(corpus, args.split), dict(checkpoint.model.encoders.items()), FeatureStore())
+    results = {}
+    for condition in conditions([_rate(name) for name in args.conditions], data.modalities):
+        available = availability(condition.missing, data.ids, data.modalities, args.seed, present=data.present)
+        found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
+        results[condition.name] = found.scores()
+    if args.json:
+        print(json.dumps({"split": args.split, "utterances": len(data), "scores": results}, indent=1))
+        return 0
+    print(f"{corpus.info.name}, {args.split}, {len(data)} utterances, percent")
+    names = list(next(iter(results.values())))
+    width = max(len(name) for name in results)
+    print(" " * width, *(f"{name:>12}" for name in names))
+    for condition_name, scores in results.items():
+        print(f"{condition_name:{width}}", *(f"{100 * scores[name]:12.1f}" for name in names))
+    _warn_of_what_is_not_real(corpus.info, any(e.random_weights for e in checkpoint.model.encoders.values()))
+    return 0
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    if args.wav is None and args.text is None:
+        raise UserError("nothing to predict from", expected="a wav file, --text, or both")
+    if args.wav is not None and not args.wav.is_file():
+        raise UserError("no such file", where=str(args.wav))
+    from mer.checkpoint import load_checkpoint
+    from mer.data.corpus import Utterance
+
+    checkpoint = load_checkpoint(args.checkpoint)
+    reads_features = [name for name, config in checkpoint.recipe.encoders.items() if config.name == "features"]
+    if reads_features:
+        raise UserError(
+            f"this model reads pre-extracted features ({', '.join(reads_features)}), which a recording has not",
+            where=str(args.checkpoint),
+            hint="Use `mer evaluate` with a corpus that has them.",
+        )
+    utterance = Utterance(
+        id="input",
+        speaker="unknown",
+        emotion=checkpoint.info.labels[0],  # a placeholder: nothing reads it
+        source="command line",
+        wav=args.wav.name if args.wav else None,
+        start=args.start,
+        end=args.end,
+        transcript=args.text,
+    )
+    folder = args.wav.resolve().parent if args.wav else Path()
+    probabilities = _probabilities(checkpoint, dataclasses.replace(checkpoint.info, folder=folder), utterance)
+    ranked = sorted(probabilities.items(), key=lambda item: -item[1])
+    if args.json:
+        print(json.dumps({"emotion": ranked[0][0], "probabilities": probabilities}, ensure_ascii=False))
+        return 0
+    for label, probability in ranked:
+        print(f"{label:20} {probability:6.1%}")
+    return 0
+
+
+def _probabilities(checkpoint: Any, info: CorpusInfo, utterance: Utterance) -> dict[str, float]:
+    import numpy as np
+
+    from mer.data.loading import prepare_split
+    from mer.data.store import FeatureStore
+    from mer.evaluation import predict
+    from mer.model import needs_dialogues
+
+    data = prepare_split(info, [utterance], dict(checkpoint.model.encoders.items()), FeatureStore())
+    available = np.ones((1, len(data.modalities)), dtype=bool)
+    found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
+    return dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))
+
+
+def open_corpus(name: str | None) -> Corpus:
+    """A corpus by folder, or `demo`."""
+    from mer.data.corpus import load_corpus
+
+    if name is None:
+        raise UserError("no corpus named", expected="`corpus:` in the file, or --data FOLDER")
+    if name == "demo":
+        from mer.data.demo import demo_corpus
+
+        return load_corpus(demo_corpus())
+    return load_corpus(name)
+
+
+def read_config(path: Path) -> tuple[Recipe, str | None, int]:
+    """A training file: `corpus`, `seed`, and the fields of a recipe beside them."""
+    from experiments.space.yaml_text import load_recipe_file
+
+    return load_recipe_file(path)
+
+
+def _rate(name: str) -> str | float:
+    try:
+        return float(name)
+    except ValueError:
+        return name
+
+
+def _warn_of_what_is_not_real(info: CorpusInfo, random_weights: bool) -> None:
+    if info.synthetic:
+        print("note: the corpus is synthetic; its numbers say nothing about people")
+    if random_weights:
+        print("note: an encoder has random weights")
