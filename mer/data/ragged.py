@@ -95,6 +95,11 @@ class Ragged:
         return int(self.blocks[0].shape[1]) if self.blocks[0].ndim == 2 else 0
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all frames as stored."""
+        return int(self.lengths.sum()) * max(1, self.dim) * self.blocks[0].itemsize
+
+    @property
     def offsets(self) -> Rows:
         """`[N + 1]`: where each utterance begins in `values`."""
         found: Rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
@@ -123,15 +128,13 @@ class Ragged:
     def flat(self, rows: Array, available: Array | None = None) -> Array:
         """`[sum of lengths, d]`: the frames of these utterances one after the other, as stored."""
         rows, lengths = self._resolve(rows, available)
+        if not self._by_index(len(rows), lengths):
+            places = zip(self.block[rows].tolist(), self.starts[rows].tolist(), lengths.tolist(), strict=True)
+            empty = self.blocks[0][:0]
+            return np.concatenate([empty, *(self._arrays[b][start : start + n] for b, start, n in places)])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         index = np.repeat(self.starts[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        if len(self.blocks) == 1:
-            return np.take(self.blocks[0], index, axis=0)
-        out = np.empty((len(index), *self.blocks[0].shape[1:]), self.blocks[0].dtype)
-        owner = np.repeat(self.block[rows], lengths)
-        for b in np.unique(owner):
-            out[owner == b] = np.take(self.blocks[b], index[owner == b], axis=0)
-        return out
+        return np.take(self._arrays[0], index, axis=0)
 
     def gather(
         self,
@@ -161,16 +164,31 @@ class Ragged:
         dtype = dtype or _batch_dtype(self.dtype)
         values = torch.empty((len(rows), longest, *width), dtype=dtype)
         mask = torch.from_numpy(np.arange(longest) < lengths[:, None])
-        if int(lengths.sum()) * max(1, self.dim) >= _SLICE_FROM * max(1, len(rows)):
-            self._copy_slices(values, rows, lengths)
-        else:
+        if self._by_index(len(rows), lengths):
             self._copy_indexed(values, mask, rows)
+        else:
+            self._copy_slices(values, rows, lengths)
         batch = Sequence(values, mask)
         return batch if device is None else batch.to(device)
 
-    def to(self, device: torch.device | str) -> DeviceRagged:
-        """The flat frames on a device, to be gathered there: for corpora that fit."""
+    def to(self, device: torch.device | str, share: float = 0.5) -> Ragged:
+        """The same utterances, whose batches come out on `device`.
+
+        Where the frames fit into `share` of a GPU's free memory they are copied there once and gathered there;
+        otherwise, and on the CPU, they stay in the memory-mapped files.
+        """
+        import torch
+
+        device = torch.device(device)
+        if device.type == "cpu":
+            return self
+        if device.type == "cuda" and self.nbytes > share * torch.cuda.mem_get_info(device)[0]:
+            return _HostRagged(self, device)
         return DeviceRagged(self, device)
+
+    @cached_property
+    def _arrays(self) -> list[Array]:
+        return [block.view(np.ndarray) for block in self.blocks]  # slicing a memmap object is slow
 
     @cached_property
     def _tensors(self) -> list[torch.Tensor]:
@@ -181,12 +199,14 @@ class Ragged:
         lengths = self.lengths[rows]
         return rows, lengths if available is None else np.where(np.asarray(available, bool), lengths, 0)
 
+    def _by_index(self, n: int, lengths: Rows) -> bool:
+        # Slice by slice costs a few microseconds per utterance; index arithmetic costs a pass over the batch to
+        # gather it, one to convert it, one to clear the padding. Wide frames: slices are 4 to 6 times faster.
+        return len(self.blocks) == 1 and int(lengths.sum()) * max(1, self.dim) < _SLICE_FROM * n
+
     def _copy_slices(self, values: torch.Tensor, rows: Rows, lengths: Rows) -> None:
-        # One copy (with its type conversion) per utterance: for wide frames 4 to 6 times faster than indexing,
-        # which writes, converts and masks the whole padded batch in turn.
-        for n, (b, start, length) in enumerate(
-            zip(self.block[rows].tolist(), self.starts[rows].tolist(), lengths.tolist(), strict=True)
-        ):
+        places = zip(self.block[rows].tolist(), self.starts[rows].tolist(), lengths.tolist(), strict=True)
+        for n, (b, start, length) in enumerate(places):
             values[n, :length].copy_(self._tensors[b][start : start + length])
             values[n, length:].zero_()
 
@@ -194,39 +214,25 @@ class Ragged:
         import torch
 
         values.zero_()
-        owner = self.block[rows]
-        for b in np.unique(owner).tolist():
-            mine = torch.from_numpy(owner == b)
-            index = torch.from_numpy(self.starts[rows][owner == b])[:, None] + torch.arange(mask.shape[1])
-            where = mask[mine]
-            part = values[mine]
-            part[where] = self._tensors[b][index[where]].to(values.dtype)
-            values[mine] = part
+        index = torch.from_numpy(self.starts[rows])[:, None] + torch.arange(mask.shape[1])
+        values[mask] = self._tensors[0][index[mask]].to(values.dtype)
 
 
-class DeviceRagged:
-    """A `Ragged` whose flat frames lie on a device in their stored type; batches are gathered there.
+class DeviceRagged(Ragged):
+    """A `Ragged` whose flat frames also lie on a device in their stored type; batches are gathered there.
 
-    Lengths stay on the host as well, so that a gather never waits for the device.
+    Lengths and places stay on the host, so that a gather never waits for the device.
     """
 
     def __init__(self, source: Ragged, device: torch.device | str) -> None:
         import torch
 
-        self.dtype, self.dim, self.lengths = source.dtype, source.dim, source.lengths
+        self._set(source.blocks, source.block, source.starts, source.lengths, source.dtype)
         self.device = torch.device(device)
         values = _tensor(source.values, source.dtype)
         pad = torch.zeros((1, *values.shape[1:]), dtype=values.dtype)  # where padding points: never out of range
-        self.flat = torch.cat([values, pad]).to(self.device)
-        self.starts = torch.from_numpy(source.offsets[:-1]).to(self.device)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held on the device."""
-        return self.flat.numel() * self.flat.element_size()
+        self._flat = torch.cat([values, pad]).to(self.device)
+        self._first = source.offsets[:-1]
 
     def gather(
         self,
@@ -240,17 +246,31 @@ class DeviceRagged:
 
         from mer.batch import Sequence
 
-        rows = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[rows]
-        if available is not None:
-            lengths = np.where(np.asarray(available, bool), lengths, 0)
+        rows, lengths = self._resolve(rows, available)
         longest = max(1, int(lengths.max(initial=0)))
-        sent = torch.from_numpy(np.stack([rows, lengths])).to(self.device, non_blocking=True)
+        sent = torch.from_numpy(np.stack([self._first[rows], lengths])).to(self.device, non_blocking=True)
         position = torch.arange(longest, device=self.device)
         mask = position < sent[1][:, None]
-        index = torch.where(mask, self.starts[sent[0]][:, None] + position, len(self.flat) - 1)
-        batch = Sequence(self.flat[index].to(dtype or _batch_dtype(self.dtype)), mask)
+        index = torch.where(mask, sent[0][:, None] + position, len(self._flat) - 1)
+        batch = Sequence(self._flat[index].to(dtype or _batch_dtype(self.dtype)), mask)
         return batch if device is None else batch.to(device)
+
+
+class _HostRagged(Ragged):
+    """Frames that do not fit the device: gathered on the host, sent batch by batch."""
+
+    def __init__(self, source: Ragged, device: torch.device | str) -> None:
+        self._set(source.blocks, source.block, source.starts, source.lengths, source.dtype)
+        self.device = device
+
+    def gather(
+        self,
+        rows: Array,
+        available: Array | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Sequence:
+        return super().gather(rows, available, device or self.device, dtype)
 
 
 def to_bfloat16(values: Array) -> npt.NDArray[np.uint16]:

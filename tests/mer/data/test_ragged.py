@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mer.data.ragged
-from mer.data.ragged import Ragged, to_bfloat16
+from mer.data.ragged import DeviceRagged, Ragged, to_bfloat16
 
 
 def test_examples() -> None:
@@ -68,7 +68,7 @@ def test_gather_is_a_loop_over_utterances(
     for n, r in enumerate(rows):
         wanted[n, : kept[n]] = _as_torch(ragged.row(r), dtype)[: kept[n]].double()
 
-    for source in (ragged, ragged.to("cpu")):
+    for source in (ragged, DeviceRagged(ragged, "cpu")):
         batch = source.gather(rows, available)
         assert batch.values.dtype == (torch.int64 if dtype == "int32" else torch.float32)
         assert batch.values.shape == wanted.shape
@@ -92,7 +92,7 @@ def test_values_and_offsets_agree_with_rows(lengths: list[int], blocks: int, see
 
 
 def test_slices_and_indices_give_the_same_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    ragged = _random(np.random.default_rng(0), [5, 0, 3, 7], 4, "float16", 2)
+    ragged = _random(np.random.default_rng(0), [5, 0, 3, 7], 4, "float16", 1)
     rows, available = np.array([3, 1, 0, 3, 2]), np.array([True, True, False, True, True])
     monkeypatch.setattr(mer.data.ragged, "_SLICE_FROM", 0)
     sliced = ragged.gather(rows, available)
@@ -100,6 +100,26 @@ def test_slices_and_indices_give_the_same_batch(monkeypatch: pytest.MonkeyPatch)
     indexed = ragged.gather(rows, available)
     assert torch.equal(sliced.values, indexed.values)
     assert torch.equal(sliced.mask, indexed.mask)
+
+
+def test_on_the_cpu_frames_stay_where_they_are() -> None:
+    ragged = _random(np.random.default_rng(0), [5, 0, 3, 7], 4, "float16", 2)
+    assert ragged.to("cpu") is ragged
+    assert ragged.nbytes == 15 * 4 * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_on_a_gpu_batches_are_the_same(share: float) -> None:
+    ragged = _random(np.random.default_rng(0), [5, 0, 3, 7], 4, "bfloat16", 2)
+    there = ragged.to("cuda", share)
+    assert isinstance(there, DeviceRagged) == (share > 0)
+    rows, available = np.array([3, 1, 0, 3, 2]), np.array([True, True, False, True, True])
+    wanted, found = ragged.gather(rows, available), there.gather(rows, available)
+    assert found.values.is_cuda
+    assert torch.equal(found.values.cpu(), wanted.values)
+    assert torch.equal(found.mask.cpu(), wanted.mask)
 
 
 def test_literal_batch() -> None:
@@ -112,7 +132,7 @@ def test_literal_batch() -> None:
 
 def test_a_batch_without_any_frame_still_has_one_position() -> None:
     ragged = Ragged(np.zeros((0, 3), np.float16), np.array([0, 0]))
-    for source in (ragged, ragged.to("cpu")):
+    for source in (ragged, DeviceRagged(ragged, "cpu")):
         batch = source.gather(np.array([0, 0]))
         assert batch.values.shape == (2, 1, 3)
         assert not batch.mask.any()
