@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from experiments.results.faults import visit
 from mer.errors import UserError
@@ -42,6 +42,9 @@ class Store(Protocol):
 
     def read(self, name: str) -> bytes:
         """The content of a file; `FileNotFoundError` if there is none."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file to be read in places."""
 
     def list(self, folder: str) -> list[Entry]:
         """The data files directly in a folder, sorted by name; names that start with `_` or `.` are not data."""
@@ -99,6 +102,9 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
+    def open(self, name: str) -> IO[bytes]:
+        return (self.folder / name).open("rb")
+
     def list(self, folder: str) -> list[Entry]:
         try:
             with os.scandir(self.folder / folder) as found:
@@ -136,6 +142,9 @@ class ObjectStore:
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream:
             return bytes(stream.read())
+
+    def open(self, name: str) -> IO[bytes]:
+        return cast("IO[bytes]", self.filesystem.open_input_file(f"{self.base}/{name}"))
 
     def list(self, folder: str) -> list[Entry]:
         from pyarrow.fs import FileSelector, FileType

@@ -1,0 +1,30 @@
+"""Code that was declared equal: `mer accept-code OLD NEW`, after a sample of trials has proven it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from experiments.results.identity import chain
+from experiments.results.store import Store
+from mer.errors import UserError
+
+FOLDER = "ledger/_code"
+
+
+def read(store: Store) -> Mapping[str, str]:
+    """New digest to the digest that it counts as."""
+    pairs = []
+    for entry in store.list(FOLDER):
+        found = json.loads(store.read(f"{FOLDER}/{entry.name}"))
+        pairs.append((found["old"], found["new"]))
+    return chain(pairs)
+
+
+def write(store: Store, old: str, new: str, proof: Mapping[str, str]) -> None:
+    """Record that `new` counts as `old`. `proof`: the trials that were run again, and what was compared."""
+    if not proof:
+        raise UserError("equality is recorded only with the trials that prove it")
+    content = {"old": old, "new": new, "proof": dict(proof), "accepted": datetime.now(UTC).isoformat()}
+    store.put(f"{FOLDER}/{new}-{old}.json", json.dumps(content, indent=1, sort_keys=True).encode())

@@ -1,0 +1,337 @@
+"""The ledger: the append-only record of finished attempts, and the only truth about what has been done.
+
+    ledger/<trial>-<attempt>-<unique>.<checksum>.parquet    one attempt, written by the worker that made it
+    ledger/compact-<unique>.<checksum>.<footer>.parquet     many attempts in one file; replaces their parts
+    ledger/_decisions/  _code/  _corrupt/                   prunings and selections; accepted code; damaged parts
+
+There are no locks. Parts have unique names and are never changed; what several drivers or a crash write twice is
+told apart when it is read: one attempt counts for each trial (`effective`). Compaction first writes the compacted
+part and only then removes what it replaces, and only ever removes files whose every row lies in a durable file, so
+that any number of readers, writers and compactions may run at once and may be killed at any instant.
+
+    ledger = Ledger("results")          # or "s3://bucket/results"
+    ledger.append(record)
+    ledger.refresh().get(record.trial)
+"""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from experiments.results.faults import visit
+from experiments.results.records import TrialRecord, checksum, decode, encode, record_table
+from experiments.results.schema import TRIAL_PART
+from experiments.results.snapshot import Snapshot
+from experiments.results.store import Store, open_store
+from mer.errors import UserError
+
+FOLDER = "ledger"
+LIGHT = tuple(name for name in TRIAL_PART.names if name != "predictions")
+"""What a driver needs of an attempt: all but its predictions."""
+
+GROUP = 32
+"""Attempts in one row group of a compacted part: what a reader or a compaction holds in memory at a time."""
+
+LOOSE = 256
+"""Parts that may lie about before a driver compacts them."""
+
+TARGET = 4096
+"""Attempts in one compacted part at most."""
+
+
+class Ledger:
+    """A ledger under a results folder. Reading remembers what it has read: parts never change."""
+
+    def __init__(self, root: str | Store) -> None:
+        self.store = open_store(root) if isinstance(root, str) else root
+        self._parts: dict[str, pa.Table] = {}
+        self._snapshot: Snapshot | None = None
+        self.notices: list[str] = []
+        """What a person should know of the last refresh: damaged parts and what was done about them."""
+
+    # ---- writing ---------------------------------------------------------------------------------------------
+
+    def append(self, record: TrialRecord) -> None:
+        """Commit an attempt. It is durable when this returns, and was not there in any form before its rename."""
+        data = encode(record_table([record]))
+        visit("ledger.before")
+        unique = uuid.uuid4().hex[:8]
+        self.store.put(f"{FOLDER}/{record.trial}-{record.attempt:03d}-{unique}.{checksum(data)}.parquet", data)
+        visit("ledger.after")
+
+    # ---- reading ---------------------------------------------------------------------------------------------
+
+    def refresh(self) -> Snapshot:
+        """Everything there is now; reads only what is new."""
+        names = self._list()
+        new = [name for name in names if name not in self._parts]
+        if self._snapshot is not None and not new and len(names) == len(self._parts):
+            return self._snapshot
+        gone = False
+        for name, table in self._read_all(new):
+            if table is None:
+                gone = True
+            else:
+                self._parts[name] = table
+        for name in set(self._parts) - set(names):
+            del self._parts[name]
+        if gone:  # compacted or quarantined under our eyes: what replaces it is in a new listing
+            return self.refresh()
+        tables = list(self._parts.values())
+        whole = pa.concat_tables(tables) if tables else TRIAL_PART.empty_table().select(LIGHT)
+        self._snapshot = Snapshot(whole)
+        return self._snapshot
+
+    def predictions(self, trials: Iterable[str]) -> Iterator[pa.Table]:
+        """The whole rows, predictions included, of the attempts that count for some trials, a row group at a time.
+
+        A row that counts may lie in several parts (a crash during compaction): the reader of this keeps one.
+        """
+        wanted = pa.array(sorted(set(trials)), pa.string())
+        for name in self._list():
+            mine = self._parts.get(name)
+            if mine is not None and not pc.any(pc.is_in(mine["trial"], wanted)).as_py():
+                continue
+            for group in self._groups(name):
+                found = group.filter(pc.is_in(group["trial"], wanted))
+                if len(found):
+                    yield found
+
+    def _list(self) -> list[str]:
+        return [entry.name for entry in self.store.list(FOLDER) if entry.name.endswith(".parquet")]
+
+    def _read_all(self, names: Sequence[str]) -> list[tuple[str, pa.Table | None]]:
+        if len(names) < 4:
+            return [(name, self._read(name)) for name in names]
+        with ThreadPoolExecutor(8) as pool:
+            return list(zip(names, pool.map(self._read, names), strict=True))
+
+    def _read(self, name: str) -> pa.Table | None:
+        """The light columns of a part; None if it is gone, or damaged and moved away."""
+        try:
+            with self.store.open(f"{FOLDER}/{name}") as file:
+                if name.startswith("compact-"):
+                    _check_footer(file, name)
+                    return _light(file, name)
+                data = file.read()
+        except FileNotFoundError:
+            return None
+        except UserError:
+            self._quarantine(name)
+            return None
+        try:
+            _check_whole(data, name)
+            return decode(data, name, LIGHT)
+        except UserError:
+            self._quarantine(name)
+            return None
+
+    def _groups(self, name: str) -> Iterator[pa.Table]:
+        """A part's row groups with all columns, each proven whole."""
+        try:
+            with self.store.open(f"{FOLDER}/{name}") as file:
+                if not name.startswith("compact-"):
+                    data = file.read()
+                    _check_whole(data, name)
+                    yield decode(data, name)
+                    return
+                with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+                    for group in range(parquet.num_row_groups):
+                        yield _complete(parquet.read_row_group(group), TRIAL_PART.names)
+        except FileNotFoundError:
+            return
+        except (UserError, OSError, pa.ArrowException):
+            self._quarantine(name)
+
+    def _quarantine(self, name: str) -> None:
+        """Move a damaged part out of the way, saving the row groups of a compacted part that are whole."""
+        path = f"{FOLDER}/{name}"
+        try:
+            data = self.store.read(path)
+        except FileNotFoundError:
+            return
+        kept = 0
+        if name.startswith("compact-"):
+            rescued = _rescue(data)
+            if rescued is not None:
+                kept = len(rescued)
+                self._put_compact(lambda: iter([rescued]))
+        self.store.put(f"{FOLDER}/_corrupt/{name}", data)
+        visit("quarantine.copied")
+        self.store.remove(path)
+        self.notices.append(
+            f"damaged part moved to {self.store.path(f'{FOLDER}/_corrupt/{name}')}"
+            + (f", {kept} attempts saved from it" if kept else "")
+            + ": what it held counts as missing and will run again"
+        )
+
+    # ---- compaction ------------------------------------------------------------------------------------------
+
+    def loose(self) -> int:
+        """How many parts hold a single attempt."""
+        return sum(not name.startswith("compact-") for name in self._list())
+
+    def compact(self, *, everything: bool = False) -> int:
+        """Merge loose parts into one (`everything`: compacted ones too). Returns the number of files removed."""
+        names = [name for name in self._list() if everything or not name.startswith("compact-")]
+        removed = 0
+        for batch in _batches(names, self._rows, TARGET):
+            if len(batch) < 2:
+                continue
+            merged: list[str] = []
+
+            def tables(batch: Sequence[str] = batch, merged: list[str] = merged) -> Iterator[pa.Table]:
+                for name in batch:
+                    found = list(self._groups(name))
+                    if found:
+                        merged.append(name)
+                        yield from found
+
+            self._put_compact(tables)
+            visit("compact.merged")
+            for name in merged:
+                self.store.remove(f"{FOLDER}/{name}")
+                visit("compact.removing")
+            removed += len(merged)
+        return removed
+
+    def _rows(self, name: str) -> int:
+        if not name.startswith("compact-"):
+            return 1
+        known = self._parts.get(name)
+        return len(known) if known is not None else sum(len(group) for group in self._groups(name))
+
+    def _put_compact(self, tables: Callable[[], Iterator[pa.Table]]) -> None:
+        """Write attempts as one part, sorted enough to compress and without exact repetitions."""
+        sink = io.BytesIO()
+        seen: set[tuple[Any, ...]] = set()
+        with pq.ParquetWriter(
+            sink,
+            TRIAL_PART,
+            version="2.6",
+            compression="zstd",
+            write_page_checksum=True,
+            write_statistics=False,
+        ) as writer:
+            pending: list[pa.Table] = []
+            for table in tables():
+                keys = list(zip(*(table[name].to_pylist() for name in ("trial", "attempt", "ended")), strict=True))
+                fresh = [key not in seen for key in keys]
+                seen.update(keys)
+                pending.append(table.filter(pa.array(fresh, pa.bool_())))
+                if sum(map(len, pending)) >= GROUP:
+                    writer.write_table(pa.concat_tables(pending), row_group_size=GROUP)
+                    pending = []
+            if sum(map(len, pending)):
+                writer.write_table(pa.concat_tables(pending), row_group_size=GROUP)
+        data = sink.getvalue()
+        if seen:
+            unique = uuid.uuid4().hex[:8]
+            self.store.put(f"{FOLDER}/compact-{unique}.{checksum(data)}.{checksum(_footer(data))}.parquet", data)
+
+    def rewrite_without(self, trials: set[str]) -> int:
+        """Forget trials (`mer gc`): parts that hold them are replaced by parts that do not. Returns rows removed."""
+        removed = 0
+        for name in self._list():
+            groups = list(self._groups(name))
+            doomed = sum(int(pc.sum(pc.is_in(g["trial"], pa.array(sorted(trials)))).as_py() or 0) for g in groups)
+            if not doomed:
+                continue
+            kept = [g.filter(pc.invert(pc.is_in(g["trial"], pa.array(sorted(trials))))) for g in groups]
+            if sum(map(len, kept)):
+                self._put_compact(lambda kept=kept: iter(kept))  # type: ignore[misc]
+            self.store.remove(f"{FOLDER}/{name}")
+            removed += doomed
+        return removed
+
+    # ---- code that was declared equal ------------------------------------------------------------------------
+
+    def equal_code(self) -> Mapping[str, str]:
+        """What `mer accept-code` has recorded: new digest to the digest it counts as."""
+        from experiments.results.accepted import read
+
+        return read(self.store)
+
+
+def _check_whole(data: bytes, name: str) -> None:
+    if checksum(data) != name.split(".")[1]:
+        raise UserError("the content does not match its checksum", where=name)
+
+
+def _footer(data: bytes) -> bytes:
+    length = int.from_bytes(data[-8:-4], "little")
+    return data[-8 - length :]
+
+
+def _check_footer(file: Any, name: str) -> None:
+    """Prove a compacted part's footer; its pages carry checksums of their own."""
+    size = file.seek(0, 2)
+    if size < 12:
+        raise UserError("cut off", where=name)
+    file.seek(size - 8)
+    length = int.from_bytes(file.read(8)[:4], "little")
+    if length + 12 > size:
+        raise UserError("cut off", where=name)
+    file.seek(size - 8 - length)
+    if checksum(bytes(file.read(length + 8))) != name.split(".")[2]:
+        raise UserError("the footer does not match its checksum", where=name)
+    file.seek(0)
+
+
+def _light(file: Any, name: str) -> pa.Table:
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            known = parquet.schema_arrow.names
+            return _complete(parquet.read([column for column in LIGHT if column in known]), LIGHT)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"damaged part: {error}", where=name) from None
+
+
+def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Add the columns that an older version of the schema lacks."""
+    for name in names:
+        if name not in table.column_names:
+            kind = TRIAL_PART.field(name).type
+            table = table.append_column(pa.field(name, kind), pa.nulls(len(table), kind))
+    fields = [TRIAL_PART.field(name) for name in names]
+    return table.select(list(names)).cast(pa.schema(fields, metadata=TRIAL_PART.metadata))
+
+
+def _rescue(data: bytes) -> pa.Table | None:
+    """The row groups of a damaged compacted part that can still be read, proven page by page."""
+    found = []
+    try:
+        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as parquet:
+            for group in range(parquet.num_row_groups):
+                try:
+                    found.append(_complete(parquet.read_row_group(group), TRIAL_PART.names))
+                except (OSError, pa.ArrowException, UnicodeDecodeError):
+                    continue
+    except (OSError, pa.ArrowException):
+        return None
+    return pa.concat_tables(found) if found else None
+
+
+def _batches(names: Sequence[str], rows: Callable[[str], int], target: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    total = 0
+    for name in names:
+        count = rows(name)
+        if batch and total + count > target:
+            yield batch
+            batch, total = [], 0
+        batch.append(name)
+        total += count
+    if batch:
+        yield batch
+
+
+__all__ = ["FOLDER", "LIGHT", "LOOSE", "Ledger", "Snapshot"]
