@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from experiments.space.plan import Group
 from experiments.slots import Scalar, Slot, Status
+from experiments.space.plan import Group
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,23 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """One decision at a rung: the best value so far of a draw beside what it had to reach. For the ledger.
+
+    cutoff   None: there was nothing to be judged by
+    against  the lower-numbered draws whose values at this rung it was judged by
+    """
+
+    slot: Slot
+    rung: int
+    value: float
+    cutoff: float | None
+    against: tuple[int, ...]
+    exempt: bool
+    survived: bool
+
+
+@dataclass(frozen=True)
 class Stop:
     """The slot ends without (further) training: pruned at a rung, or skipped by a rule. Frees the worker, if any.
 
@@ -94,4 +111,5 @@ class Confirm:
     until: int
 
 
+Decision = Judged | Select
 Action = Start | Continue | Pause | Stop | Select | Confirm

@@ -6,8 +6,8 @@ import functools
 import math
 from dataclasses import dataclass
 
-from experiments.space.sobol import point
 from experiments.slots import Scalar
+from experiments.space.sobol import point
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.space.hyper import Hyper, sobol_value
 from experiments.slots import Cell, Scalar, Slot, Stage
+from experiments.space.hyper import Hyper, sobol_value
 from mer.streams import Streams, derive, streams
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class Plan:
         if self.tuning.sampler != "sobol" and slot.stage is Stage.TUNE:
             from experiments.space.sampling import propose
 
-            return propose(hypers, self.tuning, self.streams(slot).draws, slot.draw, history)
+            return propose(hypers, self.tuning, self.streams(slot).draws, slot.draw, history, self.direction)
         study = 0 if self.tuning.once else slot.study
         seed = self.streams(Slot(slot.corpus, slot.cell, study, slot.fold, slot.stage)).draws
         return {hyper.path: sobol_value(hyper, seed, max(slot.draw, 0)) for hyper in hypers}
