@@ -1,0 +1,1 @@
+"""What a cluster needs before it may be trusted: its file checked, its nodes checked."""
