@@ -1,0 +1,240 @@
+"""One shard: a file that holds the frames of some utterances and, behind them, the index.
+
+    frames    [F, dim], from byte 0: `np.memmap(path, dtype, "r", shape=(F, dim))` reads them without this module
+    keys      16 bytes per utterance
+    offsets   int64 [n + 1], in frames
+    checks    uint32 [n], CRC-32 of each utterance's frames
+    header    JSON: frontend, dtype, dim, number of utterances and frames
+    trailer   where the index begins (int64), length of the header (int64), magic, BLAKE2b-128 of everything from
+              the keys on
+
+Frames and index share a file, so that one rename commits both. A file appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mer.data.ragged import STORED
+from mer.errors import UserError
+
+SUFFIX = ".frames"
+_MAGIC = b"MERFEAT1"
+_TRAILER = struct.Struct("<qq8s16s")
+_NO_SPACE = {
+    errno.ENOSPC: "no space left on device",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EFBIG: "file too large",
+}
+
+Array = npt.NDArray[Any]
+State = tuple[int, int, int]
+
+
+class Damaged(Exception):
+    """A shard that is not what was written: truncated, changed, of another frontend, or not a shard at all."""
+
+
+class Shard:
+    """An open shard: index in memory, frames memory-mapped. `verify` before reading frames."""
+
+    def __init__(self, path: Path, frontend: str) -> None:
+        self.path = path
+        with path.open("rb") as stream:
+            self.state = _state(os.fstat(stream.fileno()))
+            header, index = _read_index(stream, self.state[1])
+            try:
+                n, frames, dim, self.dtype = header["items"], header["frames"], header["dim"], header["dtype"]
+                stored = np.dtype(STORED[self.dtype])
+                if header["frontend"] != frontend:
+                    raise Damaged("it belongs to another frontend")
+            except KeyError as error:
+                raise Damaged(f"its header lacks {error}") from None
+            if len(index) != n * 16 + (n + 1) * 8 + n * 4:
+                raise Damaged("its index has the wrong length")
+            keys = index[: n * 16]
+            self.keys = [keys[i : i + 16] for i in range(0, n * 16, 16)]
+            self.offsets = np.frombuffer(index, "<i8", n + 1, n * 16)
+            self.checks = np.frombuffer(index, "<u4", n, n * 16 + (n + 1) * 8)
+            shape = (frames, dim) if dim else (frames,)
+            # Copy on write, never written: torch takes it without a warning, pages are shared all the same.
+            self.frames: Array = (
+                np.memmap(stream, stored, "c", 0, shape) if frames * max(dim, 1) else np.empty(shape, stored)
+            )
+        self._verified = np.zeros(n, bool)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def changed(self) -> bool:
+        """Is the file under this name no longer the one that was opened?"""
+        try:
+            return _state(self.path.stat()) != self.state
+        except FileNotFoundError:
+            return True
+
+    def verify(self, rows: npt.NDArray[np.int64] | None = None) -> None:
+        """Check the frames of these utterances (default: all) against their checksums; each once per opening."""
+        rows = np.arange(len(self)) if rows is None else rows
+        whole = self.frames.view(np.ndarray)
+        for row in rows[~self._verified[rows]].tolist():
+            part = whole[self.offsets[row] : self.offsets[row + 1]]
+            if zlib.crc32(part.data) != self.checks[row]:
+                raise Damaged(f"the checksum of utterance {row} is wrong")
+            self._verified[row] = True
+
+
+def write_shard(
+    folder: Path, frontend: str, dtype: str, dim: int, items: Mapping[bytes, Array] | Sequence[tuple[bytes, Array]]
+) -> Path:
+    """Write utterances (key, frames as stored) as one shard: temporary name, fsync, rename, fsync of the folder."""
+    pairs = list(items.items()) if isinstance(items, Mapping) else list(items)
+    arrays = [np.ascontiguousarray(frames, STORED[dtype]) for _, frames in pairs]
+    offsets = np.concatenate([[0], np.cumsum([len(frames) for frames in arrays])]).astype("<i8")
+    checks = np.array([zlib.crc32(frames.data) for frames in arrays], "<u4")
+    header = json.dumps(
+        {"frontend": frontend, "dtype": dtype, "dim": dim, "items": len(pairs), "frames": int(offsets[-1])}
+    ).encode()
+    index = b"".join(key for key, _ in pairs) + offsets.tobytes() + checks.tobytes() + header
+    begin = sum(frames.nbytes for frames in arrays)
+    index += struct.pack("<qq8s", begin, len(header), _MAGIC)
+    digest = hashlib.blake2b(index, digest_size=16)
+    final = folder / f"{digest.hexdigest()}{SUFFIX}"
+    with disk_errors(folder), temporary(folder) as (stream, name):
+        for frames in arrays:
+            stream.write(frames.data)
+        stream.write(index + digest.digest())
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.replace(name, final)
+        sync_folder(folder)
+    return final
+
+
+def _read_index(stream: IO[bytes], size: int) -> tuple[dict[str, Any], bytes]:
+    if size < _TRAILER.size:
+        raise Damaged(f"it has {size} bytes, fewer than any shard")
+    stream.seek(size - _TRAILER.size)
+    begin, header_length, magic, digest = _TRAILER.unpack(stream.read(_TRAILER.size))
+    if magic != _MAGIC:
+        raise Damaged("it does not end as a shard does")
+    end = size - _TRAILER.size - header_length
+    if not 0 <= begin <= end <= size - _TRAILER.size:
+        raise Damaged("its index lies outside the file")
+    stream.seek(begin)
+    body = stream.read(size - begin)
+    if hashlib.blake2b(body[:-16], digest_size=16).digest() != digest:
+        raise Damaged("the checksum of its index is wrong")
+    header = json.loads(body[end - begin : end - begin + header_length])
+    frame_bytes = header["frames"] * max(1, header["dim"]) * np.dtype(STORED[header["dtype"]]).itemsize
+    if frame_bytes != begin:
+        raise Damaged(f"it holds {begin} bytes of frames, its header says {frame_bytes}")
+    return header, body[: end - begin]
+
+
+def _state(found: os.stat_result) -> State:
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextlib.contextmanager
+def temporary(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A file under a temporary name (`_...`), locked while its writer lives, gone afterwards unless renamed."""
+    while True:
+        name = folder / f"_{os.getpid()}-{os.urandom(6).hex()}.tmp"
+        stream = name.open("xb")
+        lock(stream.fileno(), wait=True)
+        if name.exists():  # `remove_stale` may have taken it between creation and lock
+            break
+        stream.close()
+    try:
+        yield stream, name
+    finally:
+        with contextlib.suppress(OSError):
+            stream.close()
+        with contextlib.suppress(OSError):
+            name.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path) -> int:
+    """Remove what killed writers left behind; the files of living ones are locked and stay."""
+    removed = 0
+    for name in folder.glob("_*"):
+        with contextlib.suppress(OSError), name.open("r+b") as stream:
+            if lock(stream.fileno(), wait=False):
+                name.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+@contextlib.contextmanager
+def claim(folder: Path, work: str, wait: bool) -> Iterator[bool]:
+    """Hold a piece of work, or learn that another process does (False). The claim dies with its holder."""
+    name = folder / f"_{work}.lock"
+    while True:
+        with disk_errors(folder):
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+        held = lock(descriptor, wait)
+        if not held or (name.exists() and os.fstat(descriptor).st_ino == name.stat().st_ino):
+            break
+        os.close(descriptor)  # the former holder removed the file that we waited for
+    try:
+        yield held or wait  # no lock after waiting: there are no locks here
+    finally:
+        if held:
+            name.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def lock(descriptor: int, wait: bool) -> bool:
+    """Take an advisory lock, which the kernel releases when its holder dies. False: somebody else has it.
+
+    Where the file system has no locks nobody has one: the store stays right (all commits are renames), only work
+    may be done twice. False is returned there too, so that nothing is taken for abandoned.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (OSError, ImportError):
+        return False
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Full and unwritable disks are the user's to solve: say so without a traceback."""
+    try:
+        yield
+    except OSError as error:
+        hint = "Free space (mer features prune), or point the environment variable MER_CACHE to another disk."
+        if error.errno in _NO_SPACE:
+            problem = f"cannot write features: {_NO_SPACE[error.errno]}"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            problem, hint = (
+                f"cannot write features: {error.strerror}",
+                "Point the environment variable MER_CACHE to a folder that you may write to.",
+            )
+        else:
+            raise
+        raise UserError(problem, where=str(folder), hint=hint) from None

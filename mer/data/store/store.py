@@ -1,0 +1,222 @@
+"""The store itself: find what is there, extract what is not, hand out memory-mapped frames."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mer.data.fingerprint import FileDigests, cache_root
+from mer.data.ragged import STORED, Ragged
+from mer.data.store.frontend import Frontend, describe, frontend_digest, item_key, item_size, to_stored
+from mer.data.store.shard import (
+    SUFFIX,
+    Damaged,
+    Shard,
+    claim,
+    disk_errors,
+    remove_stale,
+    temporary,
+    write_shard,
+)
+from mer.errors import UserError
+
+if TYPE_CHECKING:
+    from mer.data.audio import AudioClip
+
+Progress = Callable[[int, int], None]
+"""Called with (utterances done, utterances to extract) after each chunk."""
+
+DESCRIPTION = "frontend.json"
+_COPY_BELOW = 16 << 20
+"""Bytes below which frames scattered over shards are copied together: tokens, utterance-level features."""
+
+Places = dict[bytes, tuple[Shard, int]]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Known:
+    """What a folder holds, as last seen."""
+
+    shards: dict[Path, Shard]
+    places: Places
+
+
+class FeatureStore:
+    """Frames of utterances by content, under `<root>/features/<digest of the frontend>/`.
+
+    root    default: the environment variable MER_CACHE, else `mer` in the user's cache folder
+    chunk   utterances per shard: what is extracted and committed at a time, so what a crash can lose
+
+    Safe with any number of processes at a time, which share the work, and with `kill -9` at any moment. A damaged
+    file is found by its checksums before a frame of it is used, and rebuilt. Nothing is ever unpickled.
+
+    >>> store = FeatureStore()                                     # doctest: +SKIP
+    >>> frames = store.get(encoder.frontend, ["xin chào", "tạm biệt"])   # doctest: +SKIP
+    >>> frames.gather(np.array([1, 0])).values.shape               # doctest: +SKIP
+    torch.Size([2, 5, 768])
+    """
+
+    def __init__(self, root: Path | str | None = None, *, chunk: int = 256) -> None:
+        self.root = Path(root) if root is not None else cache_root()
+        self.chunk = chunk
+        self._known: dict[Path, _Known] = {}
+        self._digests: FileDigests | None = None
+
+    def get(
+        self, frontend: Frontend, items: Sequence[AudioClip | str | None], progress: Progress | None = None
+    ) -> Ragged:
+        """The frames of `items`, in their order; what is not there is extracted first. None: no frames."""
+        folder = self._open(frontend)
+        keys = self.keys(items)
+        wanted = {key: item for key, item in zip(keys, items, strict=True) if key is not None and item is not None}
+        while True:
+            found = self._scan(folder)
+            missing = [key for key in wanted if key not in found]
+            if missing:
+                self._extract(frontend, folder, {key: wanted[key] for key in missing}, progress)
+                continue
+            if self._verify(found, wanted):
+                return _ragged(frontend, [None if key is None else found[key] for key in keys])
+
+    def has(self, frontend: Frontend, items: Sequence[AudioClip | str | None]) -> list[bool]:
+        """Which items need no extraction."""
+        folder = self.folder(frontend)
+        found = self._scan(folder) if folder.is_dir() else {}
+        return [key is None or key in found for key in self.keys(items)]
+
+    def folder(self, frontend: Frontend) -> Path:
+        """Where a frontend's frames lie."""
+        return self.root / "features" / frontend_digest(frontend)
+
+    def keys(self, items: Sequence[AudioClip | str | None]) -> list[bytes | None]:
+        """The content keys of items; digests of audio files are remembered by size and time of change."""
+        if self._digests is None:
+            self._digests = FileDigests(self.root / "digests.json")
+        keys = [None if item is None else item_key(item, self._digests) for item in items]
+        self._digests.save()
+        return keys
+
+    def _open(self, frontend: Frontend) -> Path:
+        """The frontend's folder, with its description in it; the time of that file says when it was last used."""
+        folder = self.folder(frontend)
+        description = folder / DESCRIPTION
+        text = json.dumps(describe(frontend), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        with disk_errors(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+            if description.exists() and description.read_bytes() == text.encode():
+                with contextlib.suppress(OSError):
+                    os.utime(description)
+                return folder
+            with temporary(folder) as (stream, name):
+                stream.write(text.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+                os.replace(name, description)
+        return folder
+
+    def _scan(self, folder: Path) -> Places:
+        """Every utterance of every sound shard. A shard whose index is damaged is removed."""
+        known = self._known.get(folder)
+        paths = sorted(folder.glob(f"[!_]*{SUFFIX}"))
+        if known is None or not known.shards.keys() <= set(paths) or any(s.changed() for s in known.shards.values()):
+            known = self._known[folder] = _Known({}, {})
+        for path in paths:
+            if path in known.shards:
+                continue
+            try:
+                shard = Shard(path, folder.name)
+            except FileNotFoundError:
+                continue  # pruned, or found damaged, by another process
+            except Damaged as damage:
+                self._discard(path, damage)
+                continue
+            known.shards[path] = shard
+            for row, key in enumerate(shard.keys):
+                known.places.setdefault(key, (shard, row))
+        return known.places
+
+    def _verify(self, found: Places, wanted: Iterable[bytes]) -> bool:
+        """Are the frames of these utterances what was written? Damaged shards are removed."""
+        rows: dict[Shard, list[int]] = {}
+        for key in wanted:
+            shard, row = found[key]
+            rows.setdefault(shard, []).append(row)
+        sound = True
+        for shard, those in rows.items():
+            try:
+                shard.verify(np.array(those))
+            except Damaged as damage:
+                self._discard(shard.path, damage)
+                sound = False
+        return sound
+
+    def _discard(self, path: Path, damage: Damaged) -> None:
+        _log.warning("%s is damaged (%s): removed; its utterances are extracted again", path, damage)
+        self._known.pop(path.parent, None)
+        with disk_errors(path.parent):
+            path.unlink(missing_ok=True)
+
+    def _extract(
+        self, frontend: Frontend, folder: Path, missing: dict[bytes, AudioClip | str], progress: Progress | None
+    ) -> None:
+        """Extract in chunks, longest first, so that what does not fit into memory fails at once. Processes that
+        do so at the same time take different chunks, and wait for each other's at the end."""
+        remove_stale(folder)
+        order = sorted(missing, key=lambda key: (-item_size(missing[key]), key))
+        waiting = [order[i : i + self.chunk] for i in range(0, len(order), self.chunk)]
+        taken: list[list[bytes]] = []
+        done = 0
+        while waiting or taken:
+            wait = not waiting
+            chunk = (taken if wait else waiting).pop(0)
+            work = hashlib.blake2b(b"".join(chunk), digest_size=16).hexdigest()
+            with claim(folder, work, wait) as mine:
+                if not mine:
+                    taken.append(chunk)
+                    continue
+                there = self._scan(folder)
+                self._extract_chunk(frontend, folder, {k: missing[k] for k in chunk if k not in there})
+            done += len(chunk)
+            if progress is not None:
+                progress(done, len(order))
+
+    def _extract_chunk(self, frontend: Frontend, folder: Path, chunk: dict[bytes, AudioClip | str]) -> None:
+        if not chunk:
+            return
+        items = list(chunk.values())
+        arrays = frontend.extract(items)
+        if len(arrays) != len(items):
+            raise UserError(
+                f"frontend {type(frontend).__name__} gave {len(arrays)} arrays", expected=f"{len(items)}, one per item"
+            )
+        stored = [to_stored(array, frontend, item) for array, item in zip(arrays, items, strict=True)]
+        write_shard(folder, folder.name, frontend.dtype, frontend.dim, list(zip(chunk, stored, strict=True)))
+
+
+def _ragged(frontend: Frontend, places: Sequence[tuple[Shard, int] | None]) -> Ragged:
+    """The frames at these places as one ragged array over their shards."""
+    shards = list(dict.fromkeys(place[0] for place in places if place is not None))
+    number = {shard: b for b, shard in enumerate(shards)}
+    block, starts, lengths = (np.zeros(len(places), np.int64) for _ in range(3))
+    for i, place in enumerate(places):
+        if place is not None:
+            shard, row = place
+            block[i], starts[i] = number[shard], shard.offsets[row]
+            lengths[i] = shard.offsets[row + 1] - starts[i]
+    empty = np.empty((0, frontend.dim) if frontend.dim else (0,), STORED[frontend.dtype])
+    blocks = [shard.frames for shard in shards] or [empty]
+    ragged = Ragged.from_blocks(blocks, block, starts, lengths, frontend.dtype)
+    if len(blocks) > 1 and ragged.nbytes < _COPY_BELOW:
+        return Ragged(ragged.values, ragged.offsets, dtype=frontend.dtype)
+    return ragged
