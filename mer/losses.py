@@ -1,0 +1,96 @@
+"""Losses: cross-entropy and focal, with class weights and label smoothing, under one formula.
+
+With logits z `[B, C]`, labels y `[B]`, p = softmax(z) (never reweighted), class weights a, and the smoothed target
+q_c = (1 - e) [c = y] + e / C (torch's spread over all C classes):
+
+    loss = sum_c q_c a_c (1 - p_c)^g (-log p_c)
+
+g = 0 is `torch.nn.functional.cross_entropy(weight=a, label_smoothing=e)` exactly; e = 0 is the focal loss of
+Lin et al. 2017 with p_t from the unweighted log-softmax. Reductions: `none` `[B]`; `sum`; `mean`, which divides by
+sum_i a_{y_i} as torch does for weighted cross-entropy (by B where there are no weights), for every g.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mer import recipe
+from mer.errors import UserError
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class ClassificationLoss(nn.Module):
+    """The formula above. Cross-entropy is `gamma=0`; a focal `gamma` of 1.5 to 2 turns attention to hard examples.
+
+    Computed in float32 at least. Class weights are a buffer: they move with the module and are saved with it.
+
+    >>> loss = ClassificationLoss(gamma=2.0)
+    >>> loss(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))  # 0.5^2 * log 2
+    tensor(0.1733)
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, *, gamma: float = 0.0, label_smoothing: float = 0.0, weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.gamma, self.label_smoothing = gamma, label_smoothing
+        self.register_buffer("weight", weight)
+
+    def forward(self, logits: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        log_p = torch.log_softmax(wide, dim=-1)
+        terms = -log_p
+        if self.gamma:
+            # 1 - p without cancellation; kept off 0, where the derivative of a power below 1 is infinite.
+            terms = terms * (-torch.expm1(log_p)).clamp(min=torch.finfo(wide.dtype).eps) ** self.gamma
+        if self.weight is not None:
+            terms = terms * self.weight.to(wide.dtype)
+        losses = terms.gather(1, labels.unsqueeze(1)).squeeze(1)
+        if self.label_smoothing:
+            losses = (1 - self.label_smoothing) * losses + self.label_smoothing * terms.mean(1)
+        if reduction == "none":
+            return losses
+        if reduction == "sum":
+            return losses.sum()
+        # A batch that holds only classes of weight 0 has loss 0, not 0/0.
+        return losses.sum() / self.denominator(labels).to(wide.dtype).clamp(min=torch.finfo(wide.dtype).tiny)
+
+    def denominator(self, labels: Tensor) -> Tensor:
+        """What `mean` divides by. Sums and denominators of parts (micro-batches) add up to those of the whole."""
+        if self.weight is None:
+            return torch.tensor(float(labels.shape[0]), device=labels.device)
+        return self.weight[labels].sum()
+
+
+def balanced_weights(class_counts: Tensor) -> Tensor:
+    """Weights n / (C' n_c), inverse to the class's share of the training rows; their mean over those rows is 1.
+
+    C' counts the classes that occur. A class that never occurs gets 0: there is nothing to weigh, and label smoothing
+    must not push towards it.
+
+    >>> balanced_weights(torch.tensor([6, 2, 0]))
+    tensor([0.6667, 2.0000, 0.0000])
+    """
+    counts = class_counts.double()
+    present = counts > 0
+    weights = counts.sum() / (present.sum().clamp(min=1) * counts.clamp(min=1))
+    return torch.where(present, weights, 0.0).float()
+
+
+def build_loss(config: recipe.Loss, class_counts: Tensor, num_classes: int) -> ClassificationLoss:
+    """The loss of a recipe. `class_counts` `[C]` are those of the training rows, and are used by `balanced` alone.
+
+    >>> loss = build_loss(recipe.Loss(name="focal", class_weights="balanced"), torch.tensor([3, 1]), 2)
+    >>> loss.gamma, loss.weight
+    (2.0, tensor([0.6667, 2.0000]))
+    """
+    if class_counts.shape != (num_classes,):
+        found = tuple(class_counts.shape)
+        raise UserError(f"class counts of shape {found} for {num_classes} classes", expected=f"({num_classes},)")
+    weight = balanced_weights(class_counts) if config.class_weights == "balanced" else None
+    gamma = config.gamma if config.name == "focal" else 0.0
+    return ClassificationLoss(gamma=gamma, label_smoothing=config.label_smoothing, weight=weight)
