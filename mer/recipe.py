@@ -82,13 +82,23 @@ class Sampler(_Strict):
 
 
 class MissingConfig(_Strict):
-    """One missing-modality protocol. `none` leaves every utterance with what the corpus has of it."""
+    """One missing-modality protocol. `none` leaves every utterance with what the corpus has of it.
 
-    protocol: Literal["none", "random", "pattern", "sample", "per_modality", "file"] = "none"
+    `mer.data.missing` says what each does; `module:attr` names one from outside.
+    """
+
+    protocol: (
+        Literal["none", "random", "pattern", "sample", "per_modality", "file"]
+        | Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    ) = "none"
     rate: float = Field(default=0.0, ge=0, le=1)
     available: tuple[str, ...] | None = Field(default=None, strict=False, description="pattern: what is kept")
     rates: dict[str, float] | None = Field(default=None, description="per_modality: a rate each")
-    file: str | None = None
+    file: str | None = Field(default=None, description="file: frozen masks (.json), or an array of others (.npy)")
+    axis: Literal["utterances", "modalities"] | None = Field(default=None, description=".npy: its first axis")
+    polarity: Literal["available", "missing"] | None = Field(default=None, description=".npy: what 1 means")
+    order: tuple[str, ...] | None = Field(default=None, strict=False, description=".npy: modalities, in its order")
+    ids: str | None = Field(default=None, description=".npy: a text file with its utterance ids, one a line")
 
 
 class Missing(_Strict):
