@@ -1,0 +1,138 @@
+"""The recipe's fields by name: dotted paths, short names, and what may stand behind them."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from mer import levels
+from mer.errors import UserError, nearest
+from mer.recipe import LevelConfig, Recipe
+
+LEVEL_TABLES = {
+    "fusion": "mer.fusion",
+    "pooling": "mer.pooling",
+    "context": "mer.context",
+    "encoders": "mer.encoders",
+}
+"""Recipe field to the module whose `LEVELS` names what may stand there."""
+
+OWN_KEYS = frozenset({"weights", "checkpoint", "revision", "train", "last_k"})
+"""What an encoder's entry holds that is no parameter of its class."""
+
+
+@functools.cache
+def level_table(field: str) -> dict[str, str]:
+    """`LEVELS` of a field, read from the source text: some of those modules import torch."""
+    module = LEVEL_TABLES[field]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise UserError(f"cannot find {module}, which names the levels of {field}")
+    for statement in ast.parse(Path(spec.origin).read_text("utf-8")).body:
+        if isinstance(statement, ast.Assign):
+            target, value = statement.targets[0], statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, value = statement.target, statement.value
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id == "LEVELS":
+            return dict(ast.literal_eval(value))
+    raise UserError(f"{module} has no table LEVELS")
+
+
+@functools.cache
+def sections() -> Mapping[str, type[BaseModel]]:
+    """Dotted path of every nested section that is not a level (`""` is the recipe itself)."""
+    found: dict[str, type[BaseModel]] = {}
+
+    def visit(model: type[BaseModel], path: str) -> None:
+        found[path] = model
+        for name, info in model.model_fields.items():
+            for kind in (info.annotation, *typing.get_args(info.annotation)):
+                if isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, LevelConfig):
+                    visit(kind, f"{path}.{name}" if path else name)
+
+    visit(Recipe, "")
+    return found
+
+
+@functools.cache
+def fields() -> tuple[str, ...]:
+    """Dotted path of every field that is not a section."""
+    nested = sections()
+    return tuple(
+        path
+        for section, model in nested.items()
+        for name in model.model_fields
+        if (path := f"{section}.{name}" if section else name) not in nested
+    )
+
+
+@functools.cache
+def _short_names() -> Mapping[str, str]:
+    """Last parts that name one field only: `lr` is `optimizer.lr`."""
+    found: dict[str, list[str]] = {}
+    for path in fields():
+        found.setdefault(path.rsplit(".", 1)[-1], []).append(path)
+    return {name: paths[0] for name, paths in found.items() if len(paths) == 1}
+
+
+def is_level(path: str) -> bool:
+    """Does a level stand at this path (`fusion`, `encoders.audio`)?"""
+    head, _, rest = path.partition(".")
+    if head == "encoders":
+        return bool(rest) and "." not in rest
+    return head in LEVEL_TABLES and not rest
+
+
+def table_of(path: str) -> tuple[str, Mapping[str, str]]:
+    """What kind of level stands at a path, and the names it may have."""
+    head = path.split(".", 1)[0]
+    return head.removesuffix("s"), level_table(head)
+
+
+def recipe_path(name: str, where: str | None = None) -> str:
+    """The dotted path that a name means.
+
+    >>> recipe_path("lr"), recipe_path("fusion"), recipe_path("missing.train.rate")
+    ('optimizer.lr', 'fusion', 'missing.train.rate')
+    """
+    if name in fields() or name in sections():
+        return name
+    head, _, rest = name.partition(".")
+    if rest and (head in ("fusion", "pooling", "context") or (head == "encoders" and rest.count(".") <= 1)):
+        return name
+    if name in _short_names():
+        return _short_names()[name]
+    several = [path for path in fields() if path.endswith(f".{name}")]
+    if several:
+        raise UserError(f"{name!r} could be several fields", where=where, expected=" or ".join(several))
+    known = [*fields(), *_short_names()]
+    close = nearest(name, known)
+    raise UserError(
+        f"the recipe has no field {name!r}",
+        where=where,
+        expected="a field such as fusion, pooling, optimizer.lr, missing.train.rate",
+        nearest=close,
+    )
+
+
+def canonical_level(path: str, value: Mapping[str, object], where: str | None = None) -> dict[str, object]:
+    """Check a level's name and parameters; drop parameters that equal their declared default."""
+    kind, table = table_of(path)
+    target = levels.target(table, str(value["name"]), kind, where)
+    own = OWN_KEYS if kind == "encoder" else frozenset()
+    params = {key: item for key, item in value.items() if key != "name" and key not in own}
+    levels.check_parameters(target, params, kind, where)
+    declared = levels.declaration(target).parameters
+    return {
+        key: item
+        for key, item in value.items()
+        if key not in params or type(declared[key].default) is not type(item) or declared[key].default != item
+    }

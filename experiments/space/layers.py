@@ -1,0 +1,170 @@
+"""Layers of configuration: one function merges them and remembers where each value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from experiments.space.fields import LEVEL_TABLES, canonical_level, is_level, recipe_path, sections
+from experiments.space.yaml_text import Document
+from mer.errors import UserError, UserErrors, unknown
+from mer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Assignments of recipe paths, in order, each with the place where it was written."""
+
+    name: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, document: Document, name: str) -> Layer:
+        """A mapping of recipe fields, nested or dotted, as assignments.
+
+        A section (`optimizer`) is assigned field by field, a level (`fusion`) as a whole when it has a name, and
+        `encoders` as a whole: what a layer says of encoders replaces what lower layers said.
+        """
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for path, value, where in _flatten(document, name):
+            if path in values:
+                raise UserError(f"{path} is set twice", where=where, hint=f"Also at {sources[path]}.")
+            values[path], sources[path] = value, where
+        return cls(name, values, sources)
+
+
+def _flatten(document: Document, name: str) -> Iterator[tuple[str, Any, str]]:
+    if not isinstance(document.data, Mapping):
+        raise UserError(f"expected recipe fields, found {document.data!r}", where=document.where())
+    for key, value in document.data.items():
+        where = document.where(key) or name
+        yield from _assign(recipe_path(key, where), value, document, (key,), where)
+
+
+def _assign(
+    path: str, value: Any, document: Document, at: tuple[str | int, ...], where: str
+) -> Iterator[tuple[str, Any, str]]:
+    section = sections().get(path)
+    if section is not None and isinstance(value, Mapping):
+        for key, item in value.items():
+            line = document.where(*at, key) or where
+            if key.split(".")[0] not in section.model_fields:
+                raise unknown(f"key of {path}", key, section.model_fields, line)
+            yield from _assign(f"{path}.{key}", item, document, (*at, key), line)
+    elif is_level(path) and isinstance(value, Mapping) and "name" not in value:
+        for key, item in value.items():
+            yield f"{path}.{key}", item, document.where(*at, key) or where
+    else:
+        yield path, value, where
+
+
+def overlaps(one: str, other: str) -> bool:
+    """Do two paths write the same thing?"""
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
+def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Lay the layers over each other. Returns plain recipe data and the source of each path that was set."""
+    data: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        for path, value in layer.values.items():
+            where = layer.sources.get(path, layer.name)
+            sources = {known: line for known, line in sources.items() if not known.startswith(f"{path}.")}
+            sources[path] = where
+            _set(data, path, value, where)
+    return data, sources
+
+
+def _set(data: dict[str, Any], path: str, value: Any, where: str) -> None:
+    parts = path.split(".")
+    for i, part in enumerate(parts[:-1]):
+        child = data.setdefault(part, {})
+        if isinstance(child, str) and is_level(".".join(parts[: i + 1])):
+            child = data[part] = {"name": child}
+        if not isinstance(child, dict):
+            raise UserError(f"{path}: {'.'.join(parts[: i + 1])} is {child!r}, which has no keys", where=where)
+        data = child
+    if value is None and len(parts) == 2 and parts[0] == "encoders":
+        data.pop(parts[-1], None)  # `encoders.audio: null` takes the modality away
+    else:
+        data[parts[-1]] = _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def resolve(layers: Iterable[Layer]) -> tuple[Recipe, dict[str, str]]:
+    """The recipe of layered configuration and where each of its values came from.
+
+    Layers in order: defaults (the recipe's own), include, base, level, draw, `--set`.
+    """
+    data, sources = merge(layers)
+    return validate(canonical(data, sources), sources), sources
+
+
+def canonical(data: dict[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
+    """Levels checked against their declarations, parameters at their default dropped."""
+    for head in LEVEL_TABLES:
+        found = data.get(head)
+        if head == "encoders":
+            if not isinstance(found, dict):
+                continue
+            for modality, level in found.items():
+                found[modality] = _canonical(f"encoders.{modality}", level, sources)
+        elif found is not None:
+            data[head] = _canonical(head, found, sources)
+    return data
+
+
+def _canonical(path: str, level: Any, sources: Mapping[str, str]) -> Any:
+    where = source_of(sources, path)
+    if isinstance(level, str):
+        level = {"name": level}
+    if not isinstance(level, dict) or not isinstance(level.get("name", ""), str):
+        raise UserError(f"{path} must be a name or a mapping with a name, not {level!r}", where=where)
+    if "name" not in level:
+        default = Recipe.model_fields[path].default.name if path in Recipe.model_fields else None
+        if default is None:
+            raise UserError(f"{path} has parameters but no name", where=where)
+        level = {"name": default, **level}
+    return canonical_level(path, level, where)
+
+
+def validate(data: dict[str, Any], sources: Mapping[str, str]) -> Recipe:
+    """Recipe data as a recipe; every mistake with the place of the layer that set it."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise _as_user_error(error, sources) from None
+
+
+def _as_user_error(error: ValidationError, sources: Mapping[str, str]) -> UserError:
+    found: list[UserError] = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function-"))
+        where = source_of(sources, path)
+        parent, _, name = path.rpartition(".")
+        if problem["type"] == "extra_forbidden" and parent in sections():
+            found.append(unknown(f"key of {parent or 'the recipe'}", name, sections()[parent].model_fields, where))
+        else:
+            found.append(UserError(f"{path}: {problem['msg']}, found {problem['input']!r}", where=where))
+    return found[0] if len(found) == 1 else UserErrors(found)
+
+
+def source_of(sources: Mapping[str, str], path: str) -> str | None:
+    """Where a path was set: itself, the nearest part above it, or the first below it."""
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        key = ".".join(parts[:end])
+        if key in sources:
+            return sources[key]
+    return next((line for key, line in sources.items() if key.startswith(f"{path}.")), None)
