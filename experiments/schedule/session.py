@@ -1,0 +1,392 @@
+"""One run of a plan: what the ledger knows, what the protocol wants next, and which worker does it.
+
+Resuming is `plan - ledger`: the protocol is told what the ledger knows of each slot once the slot's hyperparameters are
+known, and what is left is work. Nothing else is restored. The session decides nothing about the method; it turns the
+protocol's actions into orders for workers and their outcomes into facts. It knows nothing of Ray: an executor calls
+`orders(worker)` when a worker is free, `report(worker, outcomes)` when it has answered, `lost(worker)` when it is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from experiments.protocol.actions import Action, Confirm, Continue, Fact, Judged, Pause, Select, Start, Stop
+from experiments.protocol.state import State, replay_ledger
+from experiments.results.decisions import DecisionRow, append_decisions
+from experiments.results.ledger import LOOSE, Ledger
+from experiments.results.snapshot import Known
+from experiments.schedule import states
+from experiments.schedule.naming import Names
+from experiments.schedule.work import Do, Ended, Order, Outcome, Spec
+from experiments.slots import Scalar, Slot, Stage, Status
+from experiments.space.plan import Plan
+
+WORKERS_LOST = 3
+"""Workers lost on one trial before it counts as failed: by then it is likelier to be the trial's doing."""
+
+FIRST_TRIALS = 10
+FAILED_SHARE = 0.5
+"""A run ends early when more than this share of its first trials failed: something is wrong with all of them."""
+
+
+@dataclass
+class Tally:
+    """What this run has done, for progress and the exit code."""
+
+    done: Counter[Status] = field(default_factory=Counter)
+    before: int = 0
+    trained_s: float = 0.0
+    tests: dict[tuple[str, str], dict[int, list[float]]] = field(default_factory=dict)
+
+
+class Session:
+    """The state of a run between protocol and executor.
+
+    retry      run `failed` and `oom` trials again
+    seconds    of wall time after which nothing new is started and running trials are saved
+    trials     number of trials after which nothing new is started
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        *,
+        retry: bool = False,
+        seconds: float | None = None,
+        trials: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.plan, self.ledger, self.retry = plan, ledger, retry
+        self.clock, self.started = clock, clock()
+        self.deadline = None if seconds is None else self.started + seconds
+        self.trials = trials
+        self.names = Names(plan, ledger.equal_code())
+        snapshot = ledger.refresh()
+        states.sweep(ledger.store, snapshot.rows)
+        self.attempts = dict(snapshot.attempts)
+        self.known: dict[str, Known] = snapshot.known(plan.metric)
+        self.ending: str | None = None
+        """Why the run ends before its plan is done: `budget`, `interrupted`, or an explanation."""
+        self.blocked: str | None = None
+        self.tally = Tally()
+        self._begun_trials = 0
+        self._retried: set[str] = set()
+        self.state: State = replay_ledger(plan, self.look_up)
+        self.tally.before = sum(self.state.status(slot) is not Status.MISSING for slot in self.state.order)
+        self._holder: dict[Slot, str] = {}  # slot that has reported -> worker that keeps it
+        self._running: dict[str, list[Order]] = {}  # worker -> what it is doing
+        self._busy: dict[str, Slot] = {}  # trial -> slot it is run for
+        self._waiting: dict[str, list[Action]] = {}  # trial -> actions for other slots that are the same trial
+        self._chores: deque[Order] = deque()
+        self._again: deque[Order] = deque()
+        self._large: deque[Order] = deque()
+        self._losses: Counter[str] = Counter()
+        self._ooms: Counter[str] = Counter()
+        self._decisions: list[DecisionRow] = []
+        for action in self.state.next_actions(0):
+            self._take_action(action, None)
+        self._note_decisions()
+
+    # ---- what is known ---------------------------------------------------------------------------------------
+
+    def look_up(self, slot: Slot, params: Mapping[str, Scalar]) -> Fact | None:
+        """What the ledger knows of a slot; None if it has to be run (again)."""
+        trial = self.names.trial(slot, params)
+        found = self.known.get(trial)
+        if found is None or (found.status in (Status.FAILED, Status.OOM) and self._runs_again(trial)):
+            return None
+        if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE:
+            wanted = {condition.name for condition in self.plan.conditions}
+            if not wanted <= found.conditions:
+                return None  # a condition was added: trained and scored again, by the same streams
+        return Fact(slot, found.curve, found.status, params)
+
+    def _runs_again(self, trial: str) -> bool:
+        return self.retry and trial not in self._retried
+
+    @property
+    def finished(self) -> bool:
+        """Is there nothing left that anyone does or could do?"""
+        idle = not self._running
+        if self.ending or self.blocked:
+            return idle
+        return idle and self.state.finished and not self._chores and not self._again and not self._large
+
+    @property
+    def overtime(self) -> bool:
+        """Should running trials save their state and stop?"""
+        if self.deadline is not None and self.ending is None and self.clock() >= self.deadline:
+            self.ending = "budget"
+        return self.ending is not None and self.ending != "trials"
+
+    def remaining(self) -> int:
+        """Slots that have not ended."""
+        return self.state._left
+
+    @property
+    def wants_large(self) -> bool:
+        """Is there a trial that ran out of memory and waits for a worker with a larger share?"""
+        return bool(self._large)
+
+    # ---- for executors ---------------------------------------------------------------------------------------
+
+    def orders(self, worker: str, *, large: bool = False) -> list[Order]:
+        """What a free worker should do; [] if there is nothing for it now.
+
+        `large`: the worker has a larger share of a GPU than usual, for trials that ran out of memory.
+        """
+        if self.overtime or self.blocked:
+            return []
+        orders: list[Order] = []
+        while self._chores and len(orders) < 8:
+            orders.append(self._chores.popleft())
+        queue = self._large if large else self._again
+        if queue:
+            orders.append(queue.popleft())
+        elif not large and not self._spent():
+            orders += self._next(worker)
+        if orders:
+            self._running[worker] = orders
+        return orders
+
+    def report(self, worker: str, outcomes: Sequence[Outcome]) -> list[Order]:
+        """Take in what a worker has done. Returns what it should do next with the trial it holds, if anything."""
+        self._running.pop(worker, None)
+        for outcome in outcomes:
+            self._outcome(worker, outcome)
+        orders: list[Order] = []
+        for action in self.state.next_actions(0):
+            self._take_action(action, orders if self._held_by(action) == worker else None)
+        self._note_decisions()
+        if orders and not self.overtime:
+            if orders[-1].do is not Do.TRAIN:
+                orders += self.orders(worker)
+            self._running[worker] = orders
+            return orders
+        if orders:  # the run is ending: what is held is saved, or closed
+            orders = [order if order.do is Do.CLOSE else replace(order, do=Do.PAUSE) for order in orders]
+            self._running[worker] = orders
+        return orders
+
+    def lost(self, worker: str, reason: str = "its worker was lost") -> None:
+        """A worker is gone with all that it held. Its trial runs again from the last saved state."""
+        for order in self._running.pop(worker, []):
+            self._again_or_failed(order, reason)
+        for slot in [slot for slot, holder in self._holder.items() if holder == worker]:
+            del self._holder[slot]
+            self.state.lost(slot)
+
+    def compact_if_needed(self) -> None:
+        """Keep the number of files bounded."""
+        if self.ledger.loose() > LOOSE:
+            self.ledger.compact()
+
+    # ---- orders ----------------------------------------------------------------------------------------------
+
+    def _spent(self) -> bool:
+        if self.trials is not None and self._begun_trials >= self.trials:
+            self.ending = self.ending or "trials"
+        return self.ending is not None
+
+    def _next(self, worker: str) -> list[Order]:
+        orders: list[Order] = []
+        while True:
+            actions = self.state.next_actions(1)
+            if not actions:
+                return orders
+            for action in actions:
+                if isinstance(action, Start | Confirm | Continue):
+                    orders += self._begin(action)
+                else:
+                    self._take_action(action, None)
+            if orders:
+                return orders
+
+    def _begin(self, action: Start | Confirm | Continue) -> list[Order]:
+        """The order for a slot, unless the ledger has come to know it or its trial is in other hands."""
+        slot = action.slot
+        params = self.state.params(slot)
+        assert params is not None
+        trial = self.names.trial(slot, params)
+        if trial in self._busy and self._busy[trial] != slot:
+            self._waiting.setdefault(trial, []).append(action)
+            return []
+        self._busy[trial] = slot
+        self._begun_trials += not isinstance(action, Continue)
+        return [Order(Do.TRAIN, self._spec(slot, params), action.until)]
+
+    def _spec(self, slot: Slot, params: Mapping[str, Scalar]) -> Spec:
+        plan = self.plan
+        key, text = self.names.key(slot, params)
+        return Spec(
+            key=key,
+            recipe=text,
+            slot=slot,
+            space=plan.space,
+            epochs=plan.epochs(plan.cell_of(slot)),
+            metric=plan.metric,
+            direction=plan.direction,
+            corpus=plan.corpora[slot.corpus],
+            folds=plan.folds,
+            resplit=plan.resplit,
+            conditions=plan.conditions if slot.stage is Stage.CONFIRM else (),
+            keep=plan.keep,
+            attempt=self.attempts.get(key.trial, 0),
+            params=dict(params),
+        )
+
+    def _held_by(self, action: Action) -> str | None:
+        return None if isinstance(action, Select) else self._holder.get(action.slot)
+
+    def _take_action(self, action: Action, held: list[Order] | None) -> None:
+        """Turn an action that needs no new worker into orders, for the worker that holds the slot or for anyone."""
+        if isinstance(action, Select):
+            return
+        slot = action.slot
+        holder = self._holder.pop(slot, None)
+        params = self.state.params(slot)
+        if isinstance(action, Stop) and (params is None or action.status is Status.SKIPPED):
+            self.tally.done[Status.SKIPPED] += 1
+            return
+        assert params is not None
+        if isinstance(action, Stop):
+            trial = self.names.trial(slot, params)
+            known = self.known.get(trial)
+            if known is not None and known.status in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED):
+                return  # on record already, with at least the epochs that this needs
+            order = Order(
+                Do.CLOSE,
+                self._spec(slot, params),
+                action.rung or 0,
+                action.status,
+                action.reason,
+                action.rung,
+                action.value,
+                action.cutoff,
+            )
+            (self._chores if held is None else held).append(order)
+        elif isinstance(action, Pause):
+            if held is not None:
+                held.append(Order(Do.PAUSE, self._spec(slot, params)))
+        elif isinstance(action, Continue | Start | Confirm):
+            order = Order(Do.TRAIN, self._spec(slot, params), action.until)
+            if held is not None and holder is not None:
+                held.append(order)
+            else:
+                self._again.append(order)
+
+    # ---- outcomes --------------------------------------------------------------------------------------------
+
+    def _outcome(self, worker: str, outcome: Outcome) -> None:
+        order, slot = outcome.order, outcome.order.spec.slot
+        trial = order.spec.trial
+        self.tally.trained_s += outcome.trained_s
+        if outcome.ended is Ended.REACHED:
+            self._holder[slot] = worker
+            self.state.observe(Fact(slot, outcome.curve, None, order.spec.params))  # type: ignore[arg-type]
+        elif outcome.ended is Ended.COMMITTED:
+            assert outcome.status is not None
+            self._committed(order, outcome)
+        elif outcome.ended is Ended.OUT_OF_MEMORY:
+            self._ooms[trial] += 1
+            if self._ooms[trial] == 1:
+                self._large.append(order)
+            else:
+                reason = f"out of memory twice, the second time with a larger share: {outcome.reason}"
+                self._chores.append(replace(order, do=Do.CLOSE, until=0, status=Status.OOM, reason=reason))
+        elif outcome.ended is Ended.BROKEN:
+            self._again_or_failed(order, outcome.reason or "its device failed")
+        elif outcome.ended is Ended.BLOCKED:
+            self.blocked = outcome.reason
+            self.ending = outcome.reason
+        elif outcome.ended is Ended.INTERRUPTED:
+            self._busy.pop(trial, None)
+
+    def _committed(self, order: Order, outcome: Outcome) -> None:
+        trial, slot = order.spec.trial, order.spec.slot
+        assert outcome.status is not None
+        self._busy.pop(trial, None)
+        self.attempts[trial] = max(self.attempts.get(trial, 0), order.spec.attempt + 1)
+        self._retried.add(trial)
+        conditions = frozenset(condition.name for condition in order.spec.conditions)
+        self.known[trial] = Known(
+            trial, outcome.status, outcome.reason, self.attempts[trial], len(outcome.curve), outcome.curve, conditions
+        )
+        self.tally.done[outcome.status] += 1
+        if self.plan.metric in outcome.test:
+            scores = self.tally.tests.setdefault((slot.corpus, slot.cell), {})
+            scores.setdefault(slot.study, []).append(outcome.test[self.plan.metric])
+        if outcome.status is not Status.PRUNED:  # of a pruning the protocol knows already: it ordered it
+            fact = Fact(slot, outcome.curve, outcome.status, order.spec.params)  # type: ignore[arg-type]
+            self.state.observe(fact)
+        for action in self._waiting.pop(trial, []):
+            self._same_trial(action)
+        self._stop_if_hopeless()
+
+    def _same_trial(self, action: Action) -> None:
+        """Another slot is the same trial: what has just been found out is true of it too."""
+        assert isinstance(action, Start | Confirm | Continue)
+        params = self.state.params(action.slot)
+        assert params is not None
+        fact = self.look_up(action.slot, params)
+        if fact is not None:
+            self.state.observe(fact)
+        if fact is None or (fact.status is Status.PRUNED and len(fact.curve) < action.until):
+            self._again.extend(self._begin(action))
+
+    def _again_or_failed(self, order: Order, reason: str) -> None:
+        trial = order.spec.trial
+        if order.do is Do.TRAIN or order.until:
+            self._losses[trial] += 1
+        if self._losses[trial] >= WORKERS_LOST:
+            reason = f"{WORKERS_LOST} workers were lost on this trial; the last time: {reason}"
+            failed = replace(order, do=Do.CLOSE, until=0, status=Status.FAILED, reason=reason)
+            self._chores.append(failed)
+        elif order.do is Do.CLOSE:
+            self._chores.append(order)
+        elif order.do is Do.TRAIN:
+            self._again.append(order)
+
+    def _stop_if_hopeless(self) -> None:
+        done = self.tally.done
+        ended = sum(count for status, count in done.items() if status is not Status.SKIPPED)
+        bad = done[Status.FAILED] + done[Status.OOM]
+        if self.ending is None and ended == FIRST_TRIALS and bad > FAILED_SHARE * ended:
+            reasons = Counter(known.reason for known in self.known.values() if known.status is Status.FAILED)
+            common = reasons.most_common(1)[0][0] if reasons else "out of memory"
+            self.ending = f"{bad} of the first {ended} trials failed, so the run stops. Most often: {common}"
+
+    # ---- decisions -------------------------------------------------------------------------------------------
+
+    def _note_decisions(self) -> None:
+        """Write new prunings, survivals and selections into the ledger. Those of earlier runs are there already."""
+        rows = [self._decision_row(decision) for decision in self.state.decisions()]
+        if rows:
+            append_decisions(self.ledger.store, rows, self.plan.space)
+
+    def _decision_row(self, decision: Judged | Select) -> DecisionRow:
+        return decision_row(self.plan, self.names, self.state, decision)
+
+
+def decision_row(plan: Plan, names: Names, state: State, decision: Judged | Select) -> DecisionRow:
+    """A decision of the protocol as the ledger and the tables write it."""
+    slot = decision.winner if isinstance(decision, Select) else decision.slot
+    params = state.params(slot)
+    trial = None if params is None else names.trial(slot, params)
+    if isinstance(decision, Select):
+        return DecisionRow(
+            slot.corpus, slot.cell, slot.study, slot.fold, "select", slot.draw, trial, None, decision.value, None,
+            len(decision.among), f"best of {len(decision.among)} complete draws on validation {plan.metric}",
+        )  # fmt: skip
+    kind = "keep" if decision.survived else "prune"
+    reason = "exempt from pruning" if decision.exempt else None
+    if reason is None and decision.cutoff is None:
+        reason = "first at this rung"
+    return DecisionRow(
+        slot.corpus, slot.cell, slot.study, slot.fold, kind, slot.draw, trial, decision.rung, decision.value,
+        decision.cutoff, len(decision.against), reason,
+    )  # fmt: skip
