@@ -21,6 +21,10 @@ from numpy.typing import ArrayLike, NDArray
 from mer.errors import UserError
 
 
+NAMES = ("wa", "ua", "weighted_f1", "macro_f1")
+"""What `scores` gives, in the order of tables."""
+
+
 @dataclass(frozen=True)
 class PerClass:
     """`[C]` each; recall is NaN where the class has no support (see the module's policy)."""

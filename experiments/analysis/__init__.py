@@ -1,0 +1,1 @@
+"""What trained models do: curves, confusion, separability, failures, calibration, gates."""
