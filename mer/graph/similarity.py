@@ -1,0 +1,85 @@
+"""Learned edges: each utterance may hear the most similar utterances of its dialogue, however far away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mer.graph.edges import Layout, pairs
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedEdges:
+    """`index [2, E]` (source, target) and `weight [E]`; the weights into a node sum to less than 1."""
+
+    index: Tensor
+    weight: Tensor
+
+
+class SimilarityEdges(nn.Module):
+    """Edges by cosine similarity of learned keys, pruned to the `neighbours` best of each utterance.
+
+        s_ij = cos(Wq h_i, Wk h_j),   a_ij = gamma * relu(s_ij - tau_i),   w_ij = a_ij / (1 + sum_j a_ij)
+
+    with tau_i the best similarity that is pruned (and at least 0). Weights reach zero exactly where an edge is cut, so
+    the result is continuous in h: a tie at the cut changes nothing. (A softmax over a hard top-k jumps there, and then
+    rounding noise, hence the composition of a batch, decides.)
+
+    Cost: time O(pairs within a dialogue), memory O(chunk + neighbours × N).
+
+    >>> import torch
+    >>> from mer.batch import Dialogues
+    >>> from mer.graph.edges import layout
+    >>> packed = layout(Dialogues(torch.zeros(5).long(), torch.zeros(5).long(), torch.arange(5.0)))
+    >>> edges = SimilarityEdges(8, neighbours=2)(torch.randn(5, 8), packed, torch.ones(5, dtype=torch.bool))
+    >>> int(torch.bincount(edges.index[1], minlength=5).max()) <= 2
+    True
+    """
+
+    def __init__(
+        self, dim: int, *, neighbours: int = 4, key_dim: int = 32, causal: bool = False, chunk: int = 1 << 18
+    ) -> None:
+        super().__init__()
+        self.neighbours, self.causal, self.chunk = neighbours, causal, chunk
+        self.query = nn.Linear(dim, key_dim, bias=False)
+        self.key = nn.Linear(dim, key_dim, bias=False)
+        self.log_gamma = nn.Parameter(torch.tensor(10.0).log())
+
+    def forward(self, h: Tensor, packed: Layout, heard: Tensor) -> WeightedEdges:
+        with torch.autocast(h.device.type, enabled=False):
+            query = F.normalize(self.query(h.float()), dim=-1)
+            key = F.normalize(self.key(h.float()), dim=-1)
+            source, target = pairs(packed, heard, causal=self.causal)
+            kept, cut = self._prune(query.detach(), key.detach(), source, target)
+            source, target = source[kept], target[kept]
+            score = (query[target] * key[source]).sum(-1)
+            # The cut's own similarity, with its gradient; where nothing was pruned the threshold is 0.
+            pruned = (query * key[cut.clamp(min=0)]).sum(-1)
+            threshold = torch.where(cut >= 0, pruned, torch.zeros_like(pruned)).clamp(min=0)
+            strength = self.log_gamma.exp() * (score - threshold[target]).clamp(min=0)
+            total = torch.zeros_like(threshold).index_add(0, target, strength)
+            return WeightedEdges(torch.stack([source, target]), strength / (1 + total[target]))
+
+    @torch.no_grad()
+    def _prune(self, query: Tensor, key: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of the pairs to keep, and for each node the source that was pruned last (-1: none)."""
+        score = torch.cat(
+            [
+                (query[t] * key[s]).sum(-1)
+                for s, t in zip(torch.split(source, self.chunk), torch.split(target, self.chunk), strict=True)
+            ]
+        )
+        # Similarities lie within [-1, 1], so one sort orders by target, then from most to least similar.
+        order = torch.argsort(target.double() * 4 - score.double())
+        nodes = query.shape[0]
+        counts = torch.bincount(target, minlength=nodes)
+        begin = counts.cumsum(0) - counts
+        rank = torch.arange(target.numel(), device=target.device) - begin[target]
+        cut = torch.full((nodes,), -1, device=target.device)
+        last = order[rank == self.neighbours]
+        cut[target[last]] = source[last]
+        kept = order[rank < self.neighbours]
+        return kept, cut
