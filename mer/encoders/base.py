@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -67,15 +66,13 @@ class Encoder(nn.Module):
         """One entry per utterance, through the store; empty where the utterance lacks the modality."""
         assert self.frontend is not None
         items = [self.item(info, utterance) for utterance in utterances]
-        present = [item for item in items if item is not None]
-        if utterances and not present:
+        if utterances and all(item is None for item in items):
             raise UserError(
                 f"encoder {self.config.name!r} of modality {self.modality!r} needs {self.kind}, "
                 f"which no utterance of corpus {info.name!r} has",
                 where=utterances[0].source,
             )
-        found = store.load(self.frontend, present)
-        return spread(found, np.array([item is not None for item in items], dtype=bool))
+        return store.get(self.frontend, items)
 
     def fit(self, x: Ragged | DeviceRagged, rows: npt.NDArray[Any]) -> None:
         """Statistics from the training rows alone. Default: nothing to learn."""
@@ -104,13 +101,6 @@ class AudioEncoder(Encoder):
     def get_feat_lengths(self, samples: Tensor) -> Tensor:
         """`[B]` numbers of samples -> `[B]` numbers of output frames, exactly; 0 where there are too few."""
         raise NotImplementedError
-
-
-def spread(found: Ragged, present: npt.NDArray[np.bool_]) -> Ragged:
-    """The entries of `found` where `present` is True, empty entries elsewhere; nothing is copied."""
-    block, starts, lengths = (np.zeros(len(present), dtype=np.int64) for _ in range(3))
-    block[present], starts[present], lengths[present] = found.block, found.starts, found.lengths
-    return Ragged.from_blocks(found.blocks, block, starts, lengths, found.dtype)
 
 
 def column(x: Sequence) -> Tensor:

@@ -41,8 +41,9 @@ class Fourier2Vec(AudioEncoder):
     Args:
         dim, heads, layers, dropout: of the Transformer (pre-norm, FFN of 4 dim, GELU).
         patch: frames per patch; a power of two for the conv stem.
-        stem: `linear` (patches flattened and projected) or `conv` (3 x 3 convolutions halving time and frequency;
-            what is padding is zero before each of them).
+        stem: `linear` (patches flattened and projected) or `conv` (3 x 3 convolutions, each halving
+            frequency and, log2 patch of them, time; what is padding is zero before each).
+        channels: of the conv stem's first convolution; the others have twice as many.
         normalise: log-mels less mean over deviation of the training rows (`train`), or less the utterance's own
             mean in each band besides (`utterance`: forgets the channel and the speaker's average spectrum).
         time_masks, time_width, freq_masks, freq_width: SpecAugment (Park et al. 2019): stripes set to the mean.
@@ -64,6 +65,7 @@ class Fourier2Vec(AudioEncoder):
         dropout: float = 0.1,
         patch: int = 1,
         stem: Literal["linear", "conv"] = "linear",
+        channels: int = 16,
         n_mels: int = 64,
         f_min: float = 125.0,
         f_max: float = 7500.0,
@@ -87,7 +89,7 @@ class Fourier2Vec(AudioEncoder):
         self.standardiser = Standardiser(n_mels)
         self.augment = Augment(time_masks, time_width, freq_masks, freq_width, stretch, shift, gain)
         self.embed: PatchEmbedding | ConvStem = (
-            PatchEmbedding(n_mels, dim, patch) if stem == "linear" else ConvStem(n_mels, dim, patch)
+            PatchEmbedding(n_mels, dim, patch) if stem == "linear" else ConvStem(n_mels, dim, patch, channels)
         )
         self.drop = Dropout(dropout)
         self.layers = nn.ModuleList(
@@ -153,19 +155,19 @@ class ConvStem(nn.Module):
     Normalised per frame, so that neither batch mates nor padding matter; zero before every convolution.
     """
 
-    def __init__(self, n_mels: int, dim: int, patch: int, channels: int = 32) -> None:
+    def __init__(self, n_mels: int, dim: int, patch: int, channels: int) -> None:
         super().__init__()
         if patch < 1 or patch & (patch - 1):
             raise UserError(f"conv stem with patch {patch}", expected="a power of two: 1, 2, 4, 8")
         halvings = patch.bit_length() - 1
         self.strides = [2 if i < halvings else 1 for i in range(max(2, halvings))]
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
-        width, inner = n_mels, 1
-        for stride in self.strides:
-            self.convs.append(nn.Conv2d(inner, channels, 3, stride=(stride, 2), padding=1))
-            width, inner = (width + 1) // 2, channels
-            self.norms.append(nn.LayerNorm([channels, width]))
-            channels *= 2
+        inner, width = 1, n_mels
+        for number, stride in enumerate(self.strides):
+            outer = channels * min(2, number + 1)
+            self.convs.append(nn.Conv2d(inner, outer, 3, stride=(stride, 2), padding=1))
+            inner, width = outer, (width + 1) // 2
+            self.norms.append(nn.LayerNorm([inner, width]))
         self.project = nn.Linear(inner * width, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,9 +62,8 @@ class MelSpec:
 
     def __call__(self, samples: Tensor) -> Tensor:
         """`[..., T]` samples -> `[..., frames, n_mels]`, float32."""
-        spectrum = self._stft(samples.float()).abs()
-        mel = torch.matmul(_filters(self).to(samples.device), spectrum)
-        return torch.log(mel + self.offset).transpose(-1, -2)
+        mel: Tensor = _filters(self).to(samples.device) @ self._stft(samples.float()).abs()
+        return (mel + self.offset).log().transpose(-1, -2)
 
     def _stft(self, samples: Tensor) -> Tensor:
         window = torch.hann_window(self.window, device=samples.device)  # periodic, as VGGish's
@@ -94,16 +93,23 @@ def _filters(spec: MelSpec) -> Tensor:
 class MelFrontend:
     """Audio clips -> log-mel frames `[frames, n_mels]`, one utterance at a time."""
 
-    kind: ClassVar[Literal["audio"]] = "audio"
-
     def __init__(self, spec: MelSpec, dtype: str = "float16") -> None:
         self.spec, self.dtype, self.dim = spec, dtype, spec.n_mels
+        self.kind: Literal["audio", "text"] = "audio"
 
     def identity(self) -> dict[str, object]:
         return {"frontend": "log-mel", "version": 1, **asdict(self.spec), "dtype": self.dtype}
 
-    def extract(self, items: Sequence[AudioClip]) -> list[npt.NDArray[np.float32]]:
-        from mer.data.audio import read_audio
-
+    def extract(self, items: Sequence[AudioClip | str]) -> list[npt.NDArray[np.generic]]:
         with torch.inference_mode():
-            return [self.spec(torch.from_numpy(read_audio(clip, self.spec.rate))).numpy() for clip in items]
+            return [self.spec(samples).numpy() for samples in waves(items, self.spec.rate)]
+
+
+def waves(items: Sequence[AudioClip | str], rate: int, at_least: int = 1) -> Iterator[Tensor]:
+    """`[T]` float32 of each clip, one by one; clips that are too short for one frame end in silence."""
+    from mer.data.audio import AudioClip, read_audio
+
+    for clip in items:
+        assert isinstance(clip, AudioClip)
+        samples = torch.from_numpy(read_audio(clip, rate))
+        yield torch.nn.functional.pad(samples, (0, max(0, at_least - len(samples))))
