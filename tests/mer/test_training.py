@@ -90,7 +90,11 @@ def test_interrupted_and_resumed_equals_undisturbed(
 
 
 def test_accumulation_equals_the_large_batch(tiny_corpus: Corpus, feature_store: FeatureStore) -> None:
-    still = {"projection": {"dim": 8, "dropout": 0.0}, "classifier": {"hidden": [8], "dropout": 0.0}}
+    still = {
+        "fusion": {"name": "none", "modality": "text"},
+        "projection": {"dim": 8, "dropout": 0.0},
+        "classifier": {"hidden": [8], "dropout": 0.0},
+    }
     large = make_recipe(**still, sampler={"batch_size": 20})
     small = make_recipe(**still, sampler={"batch_size": 10}, optimizer={"accumulate": 2})
     one, two = make_trainer(tiny_corpus, feature_store, large), make_trainer(tiny_corpus, feature_store, small)
