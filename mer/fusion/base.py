@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mer.batch import Batch, Fused, Sequence
@@ -37,11 +38,18 @@ class Fusion(nn.Module):
         for name in self.modalities:
             if name not in batch.modalities:
                 raise unknown("modality in this batch:", name, batch.modalities)
-        found = {name: batch.modalities[name] for name in self.modalities}
+        found = {name: _nonempty(batch.modalities[name]) for name in self.modalities}
         return {name: Sequence(sequence.filled(), sequence.mask) for name, sequence in found.items()}
 
     def forward(self, batch: Batch) -> Fused:
         raise NotImplementedError
+
+
+def _nonempty(sequence: Sequence) -> Sequence:
+    """At least one (masked) frame: a batch in which nobody has a modality may come with none at all."""
+    if sequence.mask.shape[1]:
+        return sequence
+    return Sequence(F.pad(sequence.values, (0, 0, 0, 1)), F.pad(sequence.mask, (0, 1)))
 
 
 def presence(sequences: Sequences) -> Tensor:

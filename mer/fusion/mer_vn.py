@@ -1,0 +1,194 @@
+"""MER-VN's fusions: bidirectional cross-attention, behind nothing, BiLSTMs, or temporal convolutions and BiLSTMs.
+
+Source: MER-VN, a framework for Vietnamese text and speech. All three return the fused sequence F = [x_1'; ...; x_M']
+along time, `[B, sum T_m, D]` with its mask, so the pooling is a real factor (`cls` takes the first frame of the first
+modality that is present). Absent modalities are masked: they answer no query and add no frame. In evaluation the
+attention maps come back, `attention text<-audio [B, T_text, T_audio]` (mean over heads; one per block).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mer.batch import Batch, Fused, Sequence
+from mer.errors import unknown
+from mer.fusion.base import Fusion, PairwiseAttention, Sequences, in_time
+from mer.layers import Dropout, FeedForward, MaskedBiLSTM, TemporalConv, masked_mean, zeroed
+
+
+class Xattn(Fusion):
+    """Bidirectional cross-attention: `T' = MHA(T, A, A)`, `A' = MHA(A, T, T)`, `F = [T'; A']`.
+
+    For M modalities, x_m' = mean over present n != m of MHA_mn(x_m, x_n, x_n). The equation has no residual: an
+    utterance with one modality would lose it, so a query with nobody to attend to keeps its own values (and one
+    modality alone passes unchanged). `residual: true` gives x_m' = LN(x_m + ...) instead, which trains more easily
+    and keeps what the modality itself says; it departs from the source.
+
+    Choose it as the lightest sequence-level interaction. Cost: 4 D^2 per ordered pair and T_m T_n scores.
+
+    >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
+    >>> y = Sequence(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool))
+    >>> tuple(Xattn(("text", "audio"), 8)(Batch({"text": x, "audio": y})).sequence.values.shape)
+    (2, 8, 8)
+    """
+
+    def __init__(
+        self,
+        modalities: tuple[str, ...],
+        dim: int,
+        *,
+        heads: int = 4,
+        dropout: float = 0.1,
+        residual: bool = False,
+    ) -> None:
+        super().__init__(modalities, dim)
+        self.attention = PairwiseAttention(modalities, dim, heads, dropout)
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in modalities}) if residual else None
+        self.dropout = Dropout(dropout)
+
+    def forward(self, batch: Batch) -> Fused:
+        sequences = self.sequences(batch)
+        answers, answered, maps = self.attention(sequences, sequences, need_weights=not self.training)
+        fused = {}
+        for name, sequence in sequences.items():
+            if self.norms is not None:
+                x = self.norms[name](sequence.values + self.dropout(answers[name]))
+            else:
+                x = torch.where(answered[name][:, None, None], self.dropout(answers[name]), sequence.values)
+            fused[name] = Sequence(zeroed(x, sequence.mask), sequence.mask)
+        return Fused(in_time(fused), maps)
+
+
+class CrossBlock(nn.Module):
+    """One pre-norm cross-attention block: `x_m += MHA(LN x_m, x_n)`, then `x_m += FFN(LN x_m)`; all m at once."""
+
+    def __init__(self, modalities: tuple[str, ...], dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = PairwiseAttention(modalities, dim, heads, dropout)
+        several = len(modalities) > 1  # one modality attends to nobody: a norm of its queries could not learn
+        self.norm_query = nn.ModuleDict({m: nn.LayerNorm(dim) for m in modalities}) if several else None
+        self.norm_feed_forward = nn.ModuleDict({m: nn.LayerNorm(dim) for m in modalities})
+        self.feed_forward = nn.ModuleDict({m: FeedForward(dim, 4 * dim, dropout) for m in modalities})
+        self.dropout = Dropout(dropout)
+
+    def forward(self, sequences: Sequences, need_weights: bool) -> tuple[dict[str, Sequence], dict[str, Tensor]]:
+        queries, maps = sequences, {}
+        if self.norm_query is not None:
+            queries = {m: Sequence(self.norm_query[m](s.values), s.mask) for m, s in sequences.items()}
+        answers, _, maps = self.attention(queries, sequences, need_weights)
+        found = {}
+        for m, sequence in sequences.items():
+            x = sequence.values + self.dropout(answers[m])
+            x = x + self.dropout(self.feed_forward[m](self.norm_feed_forward[m](x)))
+            found[m] = Sequence(zeroed(x, sequence.mask), sequence.mask)
+        return found, maps
+
+
+class BiLstmAttn(Fusion):
+    """A BiLSTM per modality, then cross-attention blocks, then optionally gates: `F = [x_1'; ...; x_M']`.
+
+        h_m = LN(W_m BiLSTM_m(x_m) + b_m)
+        h   = blocks of pre-norm cross-attention and feed-forward, each with a residual (pairwise for M > 2)
+        merge concat: x_m' = h_m        merge gate: x_m' = sigmoid(V_m gelu(U_m h_m)) * h_m, per frame and dimension
+
+    BiLSTMs read the real frames only, from both ends. `hidden: null` is D / 2 per direction (the source: 384 at 768).
+    With `merge: gate`, `aux["gate"] [B, M]` is the mean gate over frames and dimensions, 0 where absent.
+
+    Choose it where order in time matters and data are few: recurrence needs no positions to learn. Cost: the LSTMs
+    are sequential in T, which makes it the slowest family on long audio.
+
+    >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
+    >>> fused = BiLstmAttn(("text", "audio"), 8, merge="gate")(Batch({"text": x, "audio": x}))
+    >>> tuple(fused.sequence.values.shape), tuple(fused.aux["gate"].shape)
+    ((2, 6, 8), (2, 2))
+    """
+
+    def __init__(
+        self,
+        modalities: tuple[str, ...],
+        dim: int,
+        *,
+        merge: str = "concat",
+        hidden: int | None = None,
+        lstm_layers: int = 1,
+        blocks: int = 1,
+        heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(modalities, dim)
+        if merge not in ("concat", "gate"):
+            raise unknown("merge", merge, ("concat", "gate"))
+        hidden = hidden or -(-dim // 2)
+        self.lstm = nn.ModuleDict({m: MaskedBiLSTM(dim, hidden, lstm_layers, dropout) for m in modalities})
+        self.project = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(2 * hidden, dim), nn.LayerNorm(dim)) for m in modalities}
+        )
+        self.blocks = nn.ModuleList(CrossBlock(modalities, dim, heads, dropout) for _ in range(blocks))
+        self.gates: nn.ModuleDict | None = None
+        if merge == "gate":
+            self.gates = nn.ModuleDict(
+                {m: nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)) for m in modalities}
+            )
+        self.dropout = Dropout(dropout)
+
+    def before(self, sequences: dict[str, Sequence]) -> dict[str, Sequence]:
+        """What happens to the sequences before the BiLSTMs; nothing here."""
+        return sequences
+
+    def forward(self, batch: Batch) -> Fused:
+        found, aux = {}, {}
+        for m, sequence in self.before(self.sequences(batch)).items():
+            x = self.project[m](self.lstm[m](sequence.values, sequence.mask))
+            found[m] = Sequence(zeroed(x, sequence.mask), sequence.mask)
+        for number, block in enumerate(self.blocks):
+            found, maps = block(found, need_weights=not self.training)
+            suffix = f" block {number}" if len(self.blocks) > 1 else ""
+            aux.update({name + suffix: weights for name, weights in maps.items()})
+        if self.gates is not None:
+            gates = {m: torch.sigmoid(self.gates[m](sequence.values)) for m, sequence in found.items()}
+            aux["gate"] = torch.stack([masked_mean(g, found[m].mask).mean(-1) for m, g in gates.items()], 1).detach()
+            found = {m: Sequence(gates[m] * sequence.values, sequence.mask) for m, sequence in found.items()}
+        fused = in_time(found)
+        return Fused(Sequence(self.dropout(fused.values), fused.mask), aux)
+
+
+class CnnBiLstmAttn(BiLstmAttn):
+    """A temporal CNN per modality before `bilstm_attn`: `LN(drop(gelu(conv(...))))`, length-preserving.
+
+    Local patterns (`kernel` frames per layer) are picked up before the recurrence. Padding is zeroed before every
+    convolution. Choose it over `bilstm_attn` for frame-level acoustic features; cost: kernel * D^2 per frame and layer.
+
+    >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
+    >>> tuple(CnnBiLstmAttn(("text", "audio"), 8)(Batch({"text": x, "audio": x})).sequence.values.shape)
+    (2, 6, 8)
+    """
+
+    def __init__(
+        self,
+        modalities: tuple[str, ...],
+        dim: int,
+        *,
+        conv_layers: int = 2,
+        kernel: int = 3,
+        merge: str = "concat",
+        hidden: int | None = None,
+        lstm_layers: int = 1,
+        blocks: int = 1,
+        heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(
+            modalities,
+            dim,
+            merge=merge,
+            hidden=hidden,
+            lstm_layers=lstm_layers,
+            blocks=blocks,
+            heads=heads,
+            dropout=dropout,
+        )
+        self.convolutions = nn.ModuleDict({m: TemporalConv(dim, conv_layers, kernel, dropout) for m in modalities})
+
+    def before(self, sequences: dict[str, Sequence]) -> dict[str, Sequence]:
+        return {m: Sequence(self.convolutions[m](s.values, s.mask), s.mask) for m, s in sequences.items()}
