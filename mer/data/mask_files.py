@@ -129,9 +129,11 @@ def _foreign(
         array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"the masks cannot be read: {error}", where=where) from None
-    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-        values = np.unique(array[~np.isin(array, (0, 1))])[:3].tolist() if array.dtype.kind in "biuf" else array.dtype
-        raise UserError(f"masks with the values {values}", where=where, expected="0 and 1, or False and True")
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"masks of type {array.dtype}", where=where, expected="0 and 1, or False and True")
+    odd = np.unique(array[~np.isin(array, (0, 1))])
+    if odd.size:
+        raise UserError(f"masks with the values {odd[:3].tolist()}", where=where, expected="0 and 1, or False and True")
     wanted = (len(modalities), len(ids)) if turned else (len(ids), len(modalities))
     if array.shape != wanted:
         hint = "The shape is that of the other axis." if array.shape == wanted[::-1] else None
