@@ -57,7 +57,8 @@ class DemoParams:
     """What the demo corpus is made of. The defaults are the corpus that is called `demo`.
 
     text, audio, visual   probability that the modality expresses the true emotion (visual falls back on the prior)
-    purity                share of an utterance's cue words and syllables that carry the expressed emotion
+    text_purity           share of an utterance's cue words that carry the expressed emotion
+    audio_purity          share of its syllables that surely do; the others are of any emotion
     inertia               probability that a turn keeps the emotion of the turn before it
     pairs                 pairs of speakers in train, valid and test; no speaker is in two of them
     dialogues, turns      dialogues of each pair, turns of each dialogue
@@ -66,9 +67,10 @@ class DemoParams:
     """
 
     text: float = 0.66
-    audio: float = 0.66
+    audio: float = 0.72
     visual: float = 0.30
-    purity: float = 0.75
+    text_purity: float = 0.75
+    audio_purity: float = 0.50
     inertia: float = 0.78
     pairs: tuple[int, int, int] = (12, 4, 7)
     dialogues: int = 3
@@ -222,7 +224,7 @@ def _write(folder: Path, params: DemoParams) -> None:
                     said = _expressed(random, emotion, params.text, TEXT_MISTAKES)
                     voiced = _expressed(random, emotion, params.audio, AUDIO_MISTAKES)
                     shown = emotion if random.random_sample() < params.visual else _draw(random)
-                    samples = voices[who].speak(random, voiced, params.purity, params.rate)
+                    samples = voices[who].speak(random, voiced, params.audio_purity, params.rate)
                     gap = np.zeros(int(params.rate * (0.1 + 0.2 * random.random_sample())))
                     start = clock + len(gap) / params.rate
                     clock = start + len(samples) / params.rate
@@ -325,7 +327,7 @@ def _sentence(random: np.random.RandomState, expressed: str, params: DemoParams)
     """Three or four clauses with a cue word each, mostly of the expressed emotion; sometimes typed in NFD."""
     clauses = []
     for _ in range(3 + random.randint(2)):
-        emotion = _mixed(random, expressed, params.purity)
+        emotion = _mixed(random, expressed, params.text_purity)
         cue = CUES[emotion][random.randint(len(CUES[emotion]))]
         clauses.append(FRAMES[random.randint(len(FRAMES))].format(cue))
     text = f"{OPENINGS[random.randint(len(OPENINGS))]} {clauses[0]}"

@@ -76,13 +76,13 @@ class Voice:
         )
 
     def speak(self, random: np.random.RandomState, emotion: str, purity: float, rate: int) -> Samples:
-        """Five to eight syllables, most of them in the style of the emotion, between silences, with knocks."""
+        """Eight to twelve syllables, most of them in the style of the emotion, between silences, with knocks."""
         parts = [_silence(random, rate)]
-        for _ in range(5 + random.randint(4)):
+        for _ in range(8 + random.randint(5)):
             other = random.random_sample() >= purity
             styled = list(STYLES)[random.randint(len(STYLES))] if other else emotion
             parts.append(self._syllable(random, STYLES[styled], rate))
-            if random.random_sample() < 0.2:
+            if random.random_sample() < 0.15:
                 parts.append(_silence(random, rate))
         parts.append(_silence(random, rate))
         sound = np.concatenate(parts)
@@ -92,7 +92,7 @@ class Voice:
         return np.asarray(np.clip(sound, -0.99, 0.99))
 
     def _syllable(self, random: np.random.RandomState, style: Style, rate: int) -> Samples:
-        count = int(rate * random.uniform(0.16, 0.22) / (self.pace * style.pace))
+        count = int(rate * random.uniform(0.11, 0.15) / (self.pace * style.pace))
         time = np.arange(count) / rate
         place = np.linspace(0.0, 1.0, count)
         first, second = TONES[random.randint(len(TONES))]
@@ -146,7 +146,7 @@ def _filter(source: Samples, formants: tuple[int, int, int], voice: Voice, style
 
 def _onset(random: np.random.RandomState, rate: int) -> Samples:
     """A consonant: a short burst of noise."""
-    count = int(rate * random.uniform(0.02, 0.05))
+    count = int(rate * random.uniform(0.015, 0.035))
     return random.standard_normal(count) * np.linspace(0.0, 1.0, count) * 0.02
 
 
