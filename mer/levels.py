@@ -53,7 +53,7 @@ def target(table: Table, name: str, kind: str, where: str | None = None) -> str:
 
 @functools.lru_cache(maxsize=512)
 def declaration(target: str) -> Declaration:
-    """Read a level's declaration from its source, following base classes within the same module."""
+    """Read a level's declaration from its source, following base classes, imported ones included."""
     module, _, attr = target.partition(":")
     try:
         spec = importlib.util.find_spec(module)
@@ -62,15 +62,22 @@ def declaration(target: str) -> Declaration:
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise UserError(f"cannot find module {module!r} named by {target!r}", hint="Is it on PYTHONPATH?")
     file = Path(spec.origin)
-    classes = {node.name: node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.ClassDef)}
+    tree = ast.parse(file.read_text("utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if attr not in classes:
         raise unknown(f"class in {module}", attr, classes)
-    parameters: dict[str, Parameter] | None = None
+    parameters: Mapping[str, Parameter] | None = None
     requires: frozenset[str] | None = None
     pending = [attr]
     while pending and (parameters is None or requires is None):
-        node = classes.get(pending.pop(0))
+        name = pending.pop(0)
+        node = classes.get(name)
         if node is None:
+            inherited = _imported(tree, name)
+            if inherited is not None:
+                base = declaration(inherited)
+                parameters = base.parameters if parameters is None else parameters
+                requires = base.requires if requires is None else requires
             continue
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef) and statement.name == "__init__" and parameters is None:
@@ -96,6 +103,16 @@ def load(target: str) -> Any:
     """Import what a target names. Only ever called with names from our tables or from the user's own YAML."""
     module, _, attr = target.partition(":")
     return getattr(importlib.import_module(module), attr)
+
+
+def _imported(tree: ast.Module, name: str) -> str | None:
+    """The `module:attr` that a name imported from this project's packages or a plug-in's stands for."""
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name and not statement.module.startswith("torch"):
+                    return f"{statement.module}:{alias.name}"
+    return None
 
 
 def _parameters(init: ast.FunctionDef) -> dict[str, Parameter]:

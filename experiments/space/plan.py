@@ -35,6 +35,8 @@ class CorpusRef:
     synthetic: bool
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Split to number of utterances."""
+    offers: frozenset[str] = frozenset()
+    """What an encoder may read: `audio` (wavs), `text` (transcripts), `features/<modality>`."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class Plan:
     limits: Limits = Limits()
     keep: str = "best"
     bundle: int = 1
+    alpha: float = 0.05
+    expected_sd: float | None = None
     notices: tuple[str, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict)
     """The space as the user wrote it, merged with its includes and `--set`, as plain data."""
@@ -278,12 +282,13 @@ class Plan:
 
     def recipe(self, slot: Slot, params: Params) -> Recipe:
         """The recipe of a slot once its hyperparameters are known: the cell's, with the draw laid over it."""
+        from experiments.space.layers import canonical
         from mer.recipe import Recipe
 
-        data = _thaw(self.cell_of(slot).recipe)
+        data: dict[str, Any] = _thaw(self.cell_of(slot).recipe)
         for path, value in params.items():
             _set_path(data, path, value)
-        return Recipe.model_validate(data)
+        return Recipe.model_validate(canonical(data, {}))
 
     def streams(self, slot: Slot) -> Streams:
         replica = self.cell_of(slot).recipe.get("replica", 0)

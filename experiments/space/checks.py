@@ -1,0 +1,99 @@
+"""Which cells a corpus cannot carry, and why; what stands for `weights: auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.space.fields import level_table
+from experiments.space.plan import CorpusRef
+from mer import levels
+from mer.errors import UserError
+
+WITHOUT_WEIGHTS = frozenset({"features", "words", "tfidf", "fourier2vec", "logmel"})
+"""Encoders of our tables that have no released weights: `weights` says nothing to them."""
+
+
+def corpus_ref(folder: Path) -> CorpusRef:
+    """Read a corpus as far as a plan needs it."""
+    from mer.data.corpus import load_corpus
+
+    corpus = load_corpus(folder)
+    offers = {f"features/{modality}" for modality in corpus.info.features}
+    if any(utterance.wav for utterance in corpus.train):
+        offers.add("audio")
+    if any(utterance.transcript for utterance in corpus.train):
+        offers.add("text")
+    return CorpusRef(
+        name=corpus.info.name,
+        folder=folder,
+        fingerprint=corpus.fingerprint(),
+        modalities=corpus.modalities,
+        has_dialogues=corpus.has_dialogues,
+        synthetic=corpus.info.synthetic,
+        sizes={split: len(getattr(corpus, split)) for split in ("train", "valid", "test")},
+        offers=frozenset(offers),
+    )
+
+
+def obstacle(recipe: Mapping[str, Any], corpus: CorpusRef) -> str | None:
+    """The rule by which a corpus cannot carry a recipe, or None."""
+    for field in ("fusion", "context"):
+        level = recipe.get(field)
+        if level is not None:
+            needs = _requires(field, level["name"])
+            if "dialogue" in needs and not corpus.has_dialogues:
+                return f"{field} {level['name']} needs dialogues, which corpus {corpus.name} has not"
+            if "two_modalities" in needs and len(recipe["encoders"]) < 2:
+                return f"{field} {level['name']} needs two modalities"
+    for modality, encoder in recipe["encoders"].items():
+        needs = _requires("encoders", encoder["name"])
+        offers = f"features/{modality}" if "features" in needs else next(iter(needs & {"audio", "text"}), None)
+        if modality not in corpus.modalities:
+            return f"corpus {corpus.name} has no modality {modality}"
+        if offers is not None and offers not in corpus.offers:
+            what = {"audio": "wavs", "text": "transcripts"}.get(offers, f"features of {modality}")
+            return f"encoder {encoder['name']} needs {what}, which corpus {corpus.name} has not"
+    return None
+
+
+def _requires(field: str, name: str) -> frozenset[str]:
+    return levels.declaration(levels.target(level_table(field), name, field)).requires
+
+
+def apply_weights(recipe: dict[str, Any], weights: str, corpus: CorpusRef) -> list[str]:
+    """Say what `weights` means for each encoder that leaves it open; returns the encoders that become random.
+
+    `auto` is tiny random weights on a synthetic corpus, and the released ones on any other.
+    """
+    random = []
+    for encoder in recipe["encoders"].values():
+        if encoder["name"] in WITHOUT_WEIGHTS or encoder.get("weights") is not None or ":" in encoder["name"]:
+            continue
+        if weights == "tiny" or (weights == "auto" and corpus.synthetic):
+            encoder["weights"] = "tiny"
+            random.append(encoder["name"])
+        elif weights == "scratch":
+            encoder["weights"] = "scratch"
+    return random
+
+
+def outside_levels(recipe: Mapping[str, Any]) -> list[str]:
+    """Levels that a recipe takes from outside this project (`mylab.gate:DeepGate`)."""
+    names = [recipe[field]["name"] for field in ("fusion", "pooling", "context") if field in recipe]
+    names += [encoder["name"] for encoder in recipe["encoders"].values()]
+    return [name for name in names if ":" in name]
+
+
+def fold_count(by: str, count: int | None, corpora: list[CorpusRef]) -> int:
+    """How many outer folds each corpus has: as asked, or one for each group."""
+    if count is not None:
+        return count
+    from mer.data.corpus import load_corpus
+    from mer.data.folds import folds
+
+    found = {ref.name: len(folds(load_corpus(ref.folder), by)) for ref in corpora}  # type: ignore[arg-type]
+    if len(set(found.values())) > 1:
+        raise UserError(f"corpora have different numbers of folds by {by}: {found}", hint="Give folds a `count`.")
+    return next(iter(found.values()))
