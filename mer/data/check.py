@@ -1,0 +1,333 @@
+"""What a researcher wants to know of a corpus before training on it: `mer data check FOLDER`."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mer.data.corpus import SPLITS, Utterance
+from mer.data.reading import Problem, Reading, read_folder
+from mer.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PERCENTILES = (0, 5, 50, 95, 100)
+
+SHORT_SECONDS = 0.3
+LONG_SECONDS = 30.0  # Whisper's window
+LONG_WORDS = 200  # PhoBERT reads 256 pieces
+SILENT_PEAK = 1e-3  # -60 dB of full scale
+CLIPPED_SHARE = 1e-3
+OFFSET = 0.02
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split in numbers. `seconds`, `words`, `turns` hold the percentiles 0, 5, 50, 95 and 100."""
+
+    utterances: int
+    labels: dict[str, int]
+    speakers: int
+    dialogues: int
+    modalities: dict[str, int]
+    hours: float
+    seconds: tuple[float, ...] | None
+    words: tuple[float, ...] | None
+    turns: tuple[float, ...] | None
+
+    @property
+    def majority(self) -> float:
+        """Share of the commonest label: the accuracy of a model that has learnt nothing."""
+        return max(self.labels.values(), default=0) / max(1, self.utterances)
+
+
+@dataclass
+class Check:
+    """The findings: a structure for programs, `page()` for people."""
+
+    folder: str
+    name: str
+    labels: tuple[str, ...]
+    language: str | None
+    note: str
+    synthetic: bool
+    splits: dict[str, SplitSummary] = field(default_factory=dict)
+    overlap: dict[str, dict[str, int]] = field(default_factory=dict)
+    features: dict[str, dict[str, float]] = field(default_factory=dict)
+    audio: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def has_errors(self) -> bool:
+        """Can it not be trained on?"""
+        return any(problem.severity == "error" for problem in self.problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, with every problem (the page shortens long lists)."""
+        found = asdict(self)
+        found["trainable"] = not self.has_errors
+        return found
+
+    def page(self) -> str:
+        from mer.data.check_page import page
+
+        return page(self)
+
+
+def check_corpus(folder: Path | str, *, audio: bool = True) -> Check:
+    """Read, decode and count everything in a corpus folder; all problems in one pass, none raised.
+
+    `audio=False` leaves the sound undecoded (headers and durations only where the lines give them).
+    """
+    reading = read_folder(Path(folder))
+    info = reading.info
+    check = Check(str(folder), info.name, info.labels, info.language, info.note, info.synthetic)
+    seconds = _check_audio(reading, check, decode=audio)
+    _check_text(reading)
+    _check_features(reading, check)
+    _check_balance(reading)
+    for split in SPLITS:
+        if split in reading.splits:
+            check.splits[split] = _summary(reading, reading.splits[split], seconds)
+    check.overlap = _overlap(reading)
+    order = {"error": 0, "warning": 1, "note": 2}
+    check.problems = sorted(reading.problems, key=lambda problem: order[problem.severity])
+    return check
+
+
+# ------------------------------------------------------------------------------------------------- counting
+
+
+def _summary(reading: Reading, utterances: Sequence[Utterance], seconds: dict[str, float]) -> SplitSummary:
+    counts = Counter(utterance.emotion for utterance in utterances)
+    dialogues = Counter(utterance.dialogue for utterance in utterances if utterance.dialogue is not None)
+    modalities = tuple(dict.fromkeys(("text", "audio", *reading.features)))
+    present = {name: sum(name not in utterance.lacks for utterance in utterances) for name in modalities}
+    lengths = [seconds[utterance.id] for utterance in utterances if utterance.id in seconds]
+    words = [len(utterance.transcript.split()) for utterance in utterances if utterance.transcript]
+    return SplitSummary(
+        utterances=len(utterances),
+        labels={label: counts[label] for label in dict.fromkeys((*reading.info.labels, *sorted(counts)))},
+        speakers=len({utterance.speaker for utterance in utterances}),
+        dialogues=len(dialogues),
+        modalities={name: count for name, count in present.items() if count},
+        hours=sum(lengths) / 3600,
+        seconds=_percentiles(lengths),
+        words=_percentiles(words),
+        turns=_percentiles(list(dialogues.values())),
+    )
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, ...] | None:
+    if not values:
+        return None
+    import numpy as np
+
+    return tuple(float(value) for value in np.percentile(values, PERCENTILES))
+
+
+def _overlap(reading: Reading) -> dict[str, dict[str, int]]:
+    """How many speakers, dialogues and sentences two splits share."""
+    from mer.data.text import normalise
+
+    kinds: dict[str, Callable[[Utterance], str | None]] = {
+        "speakers": lambda utterance: utterance.speaker,
+        "dialogues": lambda utterance: utterance.dialogue,
+        "sentences": lambda utterance: normalise(utterance.transcript).lower() if utterance.transcript else None,
+    }
+    found: dict[str, dict[str, int]] = {}
+    for kind, value in kinds.items():
+        sets = {
+            split: {value(utterance) for utterance in utterances} - {None}
+            for split, utterances in reading.splits.items()
+        }
+        if not any(sets.values()):
+            continue
+        found[kind] = {
+            f"{one}-{two}": len(sets[one] & sets[two])
+            for one, two in (("train", "valid"), ("train", "test"), ("valid", "test"))
+            if one in sets and two in sets
+        }
+    return found
+
+
+def _all(reading: Reading) -> Iterable[Utterance]:
+    for utterances in reading.splits.values():
+        yield from utterances
+
+
+def _check_balance(reading: Reading) -> None:
+    for split in ("valid", "test"):
+        utterances = reading.splits.get(split, [])
+        present = {utterance.emotion for utterance in utterances}
+        for label in reading.info.labels:
+            if utterances and label not in present:
+                reading.add(
+                    "warning",
+                    "class_absent",
+                    f"no utterance of {label!r}: its recall is undefined",
+                    f"{split}.jsonl",
+                    expected="every label in every split",
+                )
+    everyone = list(_all(reading))
+    speakers = Counter(utterance.speaker for utterance in everyone)
+    if len(everyone) > 1 and len(speakers) == len(everyone):
+        reading.add(
+            "warning",
+            "speakers",
+            "every utterance has a speaker of its own, so nobody can tell whether speakers are shared by splits",
+            "speaker_id",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- audio
+
+
+def _check_audio(reading: Reading, check: Check, *, decode: bool) -> dict[str, float]:
+    """Decode every crop; returns its seconds by utterance id."""
+    seconds: dict[str, float] = {}
+    contents: dict[bytes, str] = {}
+    rates: Counter[str] = Counter()
+    for utterance in _all(reading):
+        if utterance.wav is None:
+            continue
+        if utterance.end is not None:
+            seconds[utterance.id] = utterance.end - (utterance.start or 0.0)
+        if not decode:
+            continue
+        samples = _decode(reading, utterance, rates)
+        if samples is None:
+            continue
+        data, rate = samples
+        seconds[utterance.id] = len(data) / rate
+        _judge_sound(reading, utterance, data, rate)
+        import hashlib
+
+        key = hashlib.blake2b(data.tobytes(), digest_size=16).digest()
+        first = contents.setdefault(key, utterance.source)
+        if first != utterance.source:
+            reading.add("warning", "duplicate_audio", f"the same sound as {first}", utterance.source)
+    check.audio = dict(rates)
+    if len(rates) > 1:
+        found = ", ".join(f"{rate} ({count})" for rate, count in rates.most_common())
+        reading.add("note", "rates", f"several sampling rates, which are resampled: {found}", "wavs")
+    return seconds
+
+
+def _decode(
+    reading: Reading, utterance: Utterance, rates: Counter[str]
+) -> tuple[np.ndarray[Any, np.dtype[np.float32]], int] | None:
+    from mer.data.audio import clip_of, decode
+
+    clip = clip_of(reading.info, utterance)
+    assert clip is not None
+    try:
+        samples, rate = decode(clip)
+    except UserError as error:
+        reading.add("error", "audio", f"{utterance.wav}: {error.problem}", utterance.source, expected=error.expected)
+        return None
+    rates[f"{rate} Hz"] += 1
+    return samples, rate
+
+
+def _judge_sound(reading: Reading, utterance: Utterance, samples: np.ndarray[Any, Any], rate: int) -> None:
+    import numpy as np
+
+    seconds, loudness = len(samples) / rate, np.abs(samples)
+    peak = float(loudness.max())
+    wav, where = utterance.wav, utterance.source
+    if peak < SILENT_PEAK:
+        reading.add("warning", "silent", f"{wav} is silent (peak {peak:.2g})", where, expected=f"{SILENT_PEAK:g}")
+        return
+    clipped = float((loudness > 0.999).mean())
+    if clipped > CLIPPED_SHARE:
+        reading.add("warning", "clipped", f"{clipped:.1%} of {wav} is clipped", where)
+    if seconds < SHORT_SECONDS:
+        reading.add("warning", "short", f"{wav} lasts {seconds:.2f} s", where, expected=f"{SHORT_SECONDS:g} s")
+    if seconds > LONG_SECONDS:
+        reading.add("warning", "long", f"{wav} lasts {seconds:.1f} s", where, expected=f"up to {LONG_SECONDS:g} s")
+    offset = float(samples.mean())
+    if abs(offset) > OFFSET:
+        reading.add("warning", "offset", f"{wav} has a constant offset of {offset:.3f}", where, expected="0")
+
+
+# ----------------------------------------------------------------------------------------- text and features
+
+
+def _check_text(reading: Reading) -> None:
+    decomposed = 0
+    for utterance in _all(reading):
+        text = utterance.transcript
+        if text is None:
+            continue
+        if not text.strip():
+            reading.add("warning", "empty_text", "transcript is empty; the utterance lacks text", utterance.source)
+            continue
+        words = len(text.split())
+        if words > LONG_WORDS:
+            reading.add("warning", "long_text", f"{words} words", utterance.source, expected=f"up to {LONG_WORDS}")
+        decomposed += unicodedata.normalize("NFC", text) != text
+    if decomposed:
+        reading.add("note", "unicode", f"{decomposed} are not in Unicode NFC; they are normalised", "transcript")
+
+
+def _check_features(reading: Reading, check: Check) -> None:
+    """NaN and infinity by line; widths, scales and constant columns of what train uses."""
+    if not reading.features:
+        return
+    import numpy as np
+
+    train_rows = [utterance.row for utterance in reading.splits["train"] if utterance.row is not None]
+    for modality, file in reading.features.items():
+        where = f"features/{modality}.npy"
+        array = np.load(file.path, mmap_mode="r", allow_pickle=False)
+        offsets_path = file.path.with_name(f"{modality}.offsets.npy")
+        offsets = np.load(offsets_path) if offsets_path.exists() else np.arange(file.rows + 1)
+        broken = _broken_rows(array, offsets)
+        for utterance in _all(reading):
+            if utterance.row in broken and modality not in utterance.lacks:
+                reading.add(
+                    "error",
+                    "features",
+                    f"row {utterance.row} of {where} holds NaN or infinity",
+                    utterance.source,
+                    expected='finite numbers, or "lacks": ["' + modality + '"]',
+                )
+        rows = [row for row in train_rows if row not in broken]
+        sample = rows[:: max(1, len(rows) // 2000)]
+        parts = [array[offsets[row] : offsets[row + 1]] for row in sample]
+        taken = np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, file.dim))
+        if not len(taken):
+            continue
+        spread = taken.std(axis=0)
+        frames = np.diff(offsets)
+        check.features[modality] = {
+            "dim": file.dim,
+            "frames_median": float(np.median(frames[frames > 0])) if (frames > 0).any() else 0.0,
+            "mean": float(taken.mean()),
+            "std_smallest": float(spread.min()),
+            "std_largest": float(spread.max()),
+            "constant": int((spread == 0).sum()),
+        }
+        if len(taken) > 1 and (spread == 0).any():
+            reading.add("note", "features", f"{int((spread == 0).sum())} columns never change in train", where)
+        positive = spread[spread > 0]
+        if len(positive) and positive.max() > 1000 * positive.min():
+            low, high = f"{positive.min():.2g}", f"{positive.max():.2g}"
+            reading.add("note", "scale", f"column spreads go from {low} to {high}: standardise on train", where)
+
+
+def _broken_rows(array: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> frozenset[int]:
+    import numpy as np
+
+    broken: set[int] = set()
+    step = max(1, (1 << 22) // max(1, array.shape[1]))
+    for first in range(0, len(array), step):
+        bad = np.flatnonzero(~np.isfinite(array[first : first + step]).all(axis=1)) + first
+        broken.update(int(row) for row in np.searchsorted(offsets, bad, side="right") - 1)
+    return frozenset(broken)
