@@ -69,9 +69,11 @@ class MelSpec:
         window = torch.hann_window(self.window, device=samples.device)  # periodic, as VGGish's
         if self.center:
             sizes = (self.n_fft, self.hop, self.window)
-            return torch.stft(samples, *sizes, window, pad_mode="constant", return_complex=True).contiguous()
+            stft: Tensor = torch.stft(samples, *sizes, window, pad_mode="constant", return_complex=True)
+            return stft.contiguous()
         frames = samples.unfold(-1, self.window, self.hop) * window
-        return torch.fft.rfft(frames, n=self.n_fft).transpose(-1, -2).contiguous()
+        spectrum: Tensor = torch.fft.rfft(frames, n=self.n_fft)
+        return spectrum.transpose(-1, -2).contiguous()
 
 
 @functools.lru_cache(maxsize=8)
