@@ -27,7 +27,7 @@ class Frontend(Protocol):
 
     dim     width of a frame; 0: a frame is a plain number (a token id, a sample), an utterance is `[T]`
     dtype   how frames are stored: float16, bfloat16, float32 or int32
-    kind    which input it wants: clips of audio or normalised text
+    kind    which input it wants: clips of audio, or texts (normalised by `mer.data.text.normalise`)
     """
 
     dim: int
@@ -67,11 +67,9 @@ def describe(frontend: Frontend) -> dict[str, object]:
 
 
 def item_key(item: AudioClip | str, digests: FileDigests) -> bytes:
-    """16 bytes: the content of a text (normalised), or of an audio file with the crop's bounds."""
+    """16 bytes: a text as the frontend sees it (encoders normalise it), or an audio file's bytes and the crop."""
     if isinstance(item, str):
-        from mer.data.text import normalise
-
-        content: list[object] = ["text", normalise(item)]
+        content: list[object] = ["text", item]
     else:
         try:
             file = digests.of(Path(item.path))

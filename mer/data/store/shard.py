@@ -54,14 +54,14 @@ class Shard:
         self.path = path
         with path.open("rb") as stream:
             self.state = _state(os.fstat(stream.fileno()))
-            header, index = _read_index(stream, self.state[1])
             try:
+                header, index = _read_index(stream, self.state[1])
                 n, frames, dim, self.dtype = header["items"], header["frames"], header["dim"], header["dtype"]
                 stored = np.dtype(STORED[self.dtype])
-                if header["frontend"] != frontend:
-                    raise Damaged("it belongs to another frontend")
-            except KeyError as error:
-                raise Damaged(f"its header lacks {error}") from None
+            except (KeyError, TypeError, ValueError) as error:
+                raise Damaged(f"its header is not understood: {error!r}") from None
+            if header["frontend"] != frontend:
+                raise Damaged("it belongs to another frontend")
             if len(index) != n * 16 + (n + 1) * 8 + n * 4:
                 raise Damaged("its index has the wrong length")
             keys = index[: n * 16]

@@ -36,6 +36,7 @@ Progress = Callable[[int, int], None]
 """Called with (utterances done, utterances to extract) after each chunk."""
 
 DESCRIPTION = "frontend.json"
+_ATTEMPTS = 5
 _COPY_BELOW = 16 << 20
 """Bytes below which frames scattered over shards are copied together: tokens, utterance-level features."""
 
@@ -80,14 +81,19 @@ class FeatureStore:
         folder = self._open(frontend)
         keys = self.keys(items)
         wanted = {key: item for key, item in zip(keys, items, strict=True) if key is not None and item is not None}
-        while True:
+        for _ in range(_ATTEMPTS):
             found = self._scan(folder)
             missing = [key for key in wanted if key not in found]
             if missing:
                 self._extract(frontend, folder, {key: wanted[key] for key in missing}, progress)
-                continue
-            if self._verify(found, wanted):
+                found = self._scan(folder)
+            if wanted.keys() <= found.keys() and self._verify(found, wanted):
                 return _ragged(frontend, [None if key is None else found[key] for key in keys])
+        raise UserError(
+            f"features were written {_ATTEMPTS} times and not once read back as they were",
+            where=str(folder),
+            hint="The disk may be faulty: point the environment variable MER_CACHE to another one.",
+        )
 
     def has(self, frontend: Frontend, items: Sequence[AudioClip | str | None]) -> list[bool]:
         """Which items need no extraction."""
@@ -114,6 +120,7 @@ class FeatureStore:
         text = json.dumps(describe(frontend), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         with disk_errors(self.root):
             folder.mkdir(parents=True, exist_ok=True)
+            remove_stale(folder)
             if description.exists() and description.read_bytes() == text.encode():
                 with contextlib.suppress(OSError):
                     os.utime(description)
@@ -172,7 +179,6 @@ class FeatureStore:
     ) -> None:
         """Extract in chunks, longest first, so that what does not fit into memory fails at once. Processes that
         do so at the same time take different chunks, and wait for each other's at the end."""
-        remove_stale(folder)
         order = sorted(missing, key=lambda key: (-item_size(missing[key]), key))
         waiting = [order[i : i + self.chunk] for i in range(0, len(order), self.chunk)]
         taken: list[list[bytes]] = []
@@ -188,6 +194,7 @@ class FeatureStore:
                 there = self._scan(folder)
                 self._extract_chunk(frontend, folder, {k: missing[k] for k in chunk if k not in there})
             done += len(chunk)
+            _log.info("%s: %d of %d utterances", type(frontend).__name__, done, len(order))
             if progress is not None:
                 progress(done, len(order))
 
