@@ -100,10 +100,8 @@ class Ledger:
             mine = self._parts.get(name)
             if mine is not None and not pc.any(pc.is_in(mine["trial"], wanted)).as_py():
                 continue
-            for group in self._groups(name):
-                found = group.filter(pc.is_in(group["trial"], wanted))
-                if len(found):
-                    yield found
+            for group in self._groups(name, wanted):
+                yield group.filter(pc.is_in(group["trial"], wanted))
 
     def _list(self) -> list[str]:
         return [entry.name for entry in self.store.list(FOLDER) if entry.name.endswith(".parquet")]
@@ -134,8 +132,8 @@ class Ledger:
             self._quarantine(name)
             return None
 
-    def _groups(self, name: str) -> Iterator[pa.Table]:
-        """A part's row groups with all columns, each proven whole."""
+    def _groups(self, name: str, wanted: pa.Array | None = None) -> Iterator[pa.Table]:
+        """A part's row groups with all columns, each proven whole; only those with a wanted trial."""
         try:
             with self.store.open(f"{FOLDER}/{name}") as file:
                 if not name.startswith("compact-"):
@@ -145,6 +143,10 @@ class Ledger:
                     return
                 with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                     for group in range(parquet.num_row_groups):
+                        if wanted is not None:
+                            trials = parquet.read_row_group(group, ["trial"])["trial"]
+                            if not pc.any(pc.is_in(trials, wanted)).as_py():
+                                continue
                         yield _complete(parquet.read_row_group(group), TRIAL_PART.names)
         except FileNotFoundError:
             return

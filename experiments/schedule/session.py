@@ -127,6 +127,10 @@ class Session:
         """Slots that have not ended."""
         return self.state._left
 
+    def busy_workers(self) -> frozenset[str]:
+        """Workers that are carrying out orders."""
+        return frozenset(self._running)
+
     @property
     def wants_large(self) -> bool:
         """Is there a trial that ran out of memory and waits for a worker with a larger share?"""

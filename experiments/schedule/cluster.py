@@ -1,0 +1,87 @@
+"""Which Ray cluster a run uses, said in one line; Ray is imported only when it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from typing import Any
+
+from mer.errors import UserError
+
+SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths are the user's
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: finish writing, publish, exit 130
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots are never restored from
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "0",
+}
+"""Tune's own logs, tables, snapshots and handlers are off: there is one record of what happened, the ledger."""
+
+
+def connect(address: str | None, *, workers: int | None = None, cpus: float = 1.0) -> str:
+    """Connect this process to a cluster and say to which: the one asked for, else RAY_ADDRESS, else one that runs on
+    this machine, else a local one that ends with the run."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return "the Ray cluster that this process is connected to"
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    asked = address or os.environ.get("RAY_ADDRESS")
+    if asked and asked != "local":
+        _join(ray, asked)
+        return f"Ray cluster at {asked} ({'--address' if address else 'RAY_ADDRESS'}), {resources(ray)}"
+    if asked is None and _running_here():
+        with contextlib.suppress(ConnectionError):
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+            return f"Ray cluster running on this machine, {resources(ray)}"
+    # A local cluster offers as many places as were asked for, also where that is more than there are processors.
+    count = os.cpu_count() or 1
+    if workers is not None:
+        count = max(count, math.ceil(workers * cpus))
+    ray.init(address="local", num_cpus=count, **quiet)
+    return f"local Ray cluster, {resources(ray)}"
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"cannot reach a Ray cluster at {address}: {' '.join(str(error).split())[:300]}",
+            expected="HOST:PORT of a running cluster's head, or `local`",
+            hint="Start one with `ray start --head`, or leave --address out.",
+        ) from None
+
+
+def _running_here() -> bool:
+    """Does a Ray cluster run on this machine? Asked of Ray's own record, without connecting."""
+    try:
+        from ray._private.services import find_gcs_addresses
+    except ImportError:
+        return True  # a Ray that keeps it elsewhere: connecting will tell
+    return bool(find_gcs_addresses())
+
+
+def resources(ray: Any) -> str:
+    """`2 CPUs, 1 GPU, 1 node`."""
+    found = ray.cluster_resources()
+    parts = [_counted(found.get("CPU", 0), "CPU")]
+    if found.get("GPU"):
+        parts.append(_counted(found["GPU"], "GPU"))
+    parts.append(_counted(sum(node["Alive"] for node in ray.nodes()), "node"))
+    return ", ".join(parts)
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,96 @@
+"""From plan and ledger to tables: the protocol is replayed, so that the tables are a function of the two alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from experiments.protocol.actions import Fact, Judged
+from experiments.protocol.state import State, replay_ledger
+from experiments.results.ledger import Ledger
+from experiments.results.snapshot import Known
+from experiments.results.store import Store
+from experiments.results.tables import Verdict, write_tables
+from experiments.schedule.naming import Names
+from experiments.schedule.session import Session, decision_row
+from experiments.slots import Scalar, Slot, Stage, Status
+from experiments.space.plan import Plan
+
+
+def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | None = None) -> list[Verdict]:
+    """Write the tables of a plan from what the ledger knows now. A running session's names are reused: it is quicker.
+
+    ::
+
+        publish(plan, Ledger("results"), "results/fusion_vn")
+    """
+    names = session.names if session is not None else Names(plan, ledger.equal_code())
+    known = ledger.refresh().known(plan.metric)
+    state = replay(plan, names, known)
+    verdicts = list(judge(plan, names, known, state))
+    decisions = [decision_row(plan, names, state, decision) for decision in state.all_decisions()]
+    write_tables(plan, ledger, out, verdicts, decisions)
+    return verdicts
+
+
+def replay(plan: Plan, names: Names, known: Mapping[str, Known]) -> State:
+    """The protocol, told all that is on record."""
+    wanted = {condition.name for condition in plan.conditions}
+
+    def look_up(slot: Slot, params: Mapping[str, Scalar]) -> Fact | None:
+        found = known.get(names.trial(slot, params))
+        if found is None:
+            return None
+        if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE and not wanted <= found.conditions:
+            return None
+        return Fact(slot, found.curve, found.status, params)
+
+    return replay_ledger(plan, look_up)
+
+
+def judge(plan: Plan, names: Names, known: Mapping[str, Known], state: State) -> list[Verdict]:
+    """One verdict for each slot of the plan, in its order."""
+    pruned: dict[Slot, Judged] = {}
+    for decision in state.all_decisions():
+        if isinstance(decision, Judged) and not decision.survived:
+            pruned[decision.slot] = decision
+    verdicts = []
+    for slot in state.order:
+        params = state.params(slot)
+        status = state.status(slot)
+        trial = None if params is None else names.trial(slot, params)
+        record = known.get(trial) if trial is not None else None
+        if status is Status.PRUNED and record is None:
+            status = Status.MISSING  # decided, and its record not yet written
+        selected = None
+        if slot.stage is Stage.TUNE:
+            choice = state.selected(plan.group(slot))
+            selected = None if choice is None else choice.winner == slot
+        judged = pruned.get(slot) if status is Status.PRUNED else None
+        verdicts.append(
+            Verdict(
+                slot=slot,
+                trial=trial,
+                status=status,
+                reason=_reason(plan, state, slot, status, record, judged),
+                params=params or {},
+                selected=selected,
+                rung=judged.rung if judged else None,
+                rung_value=judged.value if judged else None,
+                cutoff=judged.cutoff if judged else None,
+            )
+        )
+    return verdicts
+
+
+def _reason(
+    plan: Plan, state: State, slot: Slot, status: Status, record: Known | None, judged: Judged | None
+) -> str | None:
+    if status is Status.COMPLETE:
+        return None
+    if status is Status.MISSING:
+        return "not run" if state.params(slot) is not None else "its draws have not all been run"
+    if status is Status.SKIPPED:
+        return plan.cell_of(slot).skip or f"no draw of {plan.group(slot)} completed, so there is nothing to confirm"
+    if judged is not None and judged.cutoff is not None:
+        return f"pruned at epoch {judged.rung}: {judged.value:.6g} against {judged.cutoff:.6g}"
+    return record.reason if record is not None else None
