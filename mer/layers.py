@@ -175,10 +175,12 @@ class Attention(nn.Module):
         if heads < 1 or dim % heads:
             raise UserError(f"{heads} attention heads do not divide the width {dim}", expected=_divisors(dim))
         self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        self.query, self.value, self.out = (nn.Linear(dim, dim) for _ in range(3))
+        self.key = nn.Linear(dim, dim, bias=False)  # a bias would add the same to all scores of a query
         self.dropout = Dropout(dropout)
         for linear in (self.query, self.key, self.value, self.out):
             nn.init.xavier_uniform_(linear.weight)
+        for linear in (self.query, self.value, self.out):
             nn.init.zeros_(linear.bias)
 
     def forward(

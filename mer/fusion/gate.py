@@ -29,7 +29,7 @@ class SoftAlign(nn.Module):
         super().__init__()
         if heads < 1 or dim % heads:
             raise UserError(f"{heads} attention heads do not divide the width {dim}", expected=f"a divisor of {dim}")
-        self.query, self.key, self.heads = nn.Linear(dim, dim), nn.Linear(dim, dim), heads
+        self.query, self.key, self.heads = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False), heads
 
     def forward(self, anchor: Sequence, x: Sequence) -> Tensor:
         q, k, v = self._split(self.query(anchor.values)), self._split(self.key(x.values)), self._split(x.values)

@@ -1,0 +1,81 @@
+"""`mer contract TARGET`: run the contract of a level, in the tables or outside the repository."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from mer.contracts import KINDS
+from mer.errors import UserError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to `mer`. Nothing heavy is imported until it runs."""
+    parser = subparsers.add_parser(
+        "contract",
+        help="check that a fusion, pooling, context or loss keeps the contracts",
+        description="One line per check: what it promises and whether it holds. Exit codes: 0 all hold, 3 some do not, "
+        "2 the target cannot be found.",
+        epilog="Example: mer contract mylab.gate:DeepGate --kind fusion --set hidden=64",
+    )
+    parser.add_argument("target", help="a level by name (tacfn) or a class by path (mylab.gate:DeepGate)")
+    parser.add_argument("--kind", choices=KINDS, help="what it is; found from the tables or the base class if left out")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the level")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mer import levels
+    from mer.contracts import run_contract
+    from mer.contracts.subjects import TABLES
+
+    if os.getcwd() not in sys.path:  # a class beside the user, as `python -m` would find it
+        sys.path.insert(0, os.getcwd())
+    kind = args.kind or _kind(args.target)
+    options = _options(args.set)
+    levels.check_parameters(levels.target(TABLES[kind], args.target, kind), options, kind)
+    report = run_contract(args.target, kind, options)
+    print(report)
+    return 0 if report.passed else 3
+
+
+def _kind(target: str) -> str:
+    """From the table that has the name, else from the base class."""
+    from mer import context, levels, losses, pooling
+    from mer.contracts.subjects import TABLES, find
+    from mer.errors import unknown
+    from mer.fusion import base
+
+    tables = [kind for kind, table in TABLES.items() if target in table]
+    if len(tables) == 1:
+        return tables[0]
+    if tables:
+        raise UserError(f"{target!r} is a level of {' and of '.join(tables)}", expected="--kind to say which is meant")
+    if ":" not in target:
+        raise unknown("level", target, {name for table in TABLES.values() for name in table})
+    levels.declaration(target)
+    cls, _, _ = find(target, "fusion")
+    bases = {
+        "fusion": base.Fusion,
+        "pooling": pooling.Pooling,
+        "context": context.Context,
+        "loss": losses.ClassificationLoss,
+    }
+    for kind, parent in bases.items():
+        if issubclass(cls, parent):
+            return kind
+    raise UserError(f"what is {target}? It extends none of ours", expected="--kind " + "|".join(KINDS))
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise UserError(f"--set {pair}", expected="OPTION=VALUE")
+        found[name] = yaml.safe_load(value)
+    return found
