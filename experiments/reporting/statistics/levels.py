@@ -15,6 +15,7 @@ Exact arithmetic on confusion counts, no random numbers. An interval over uttera
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,20 +39,27 @@ class TwoLevel:
     study_share: float
 
 
-def two_level(first: Counts, second: Counts, metric: str, level: float = 0.95) -> TwoLevel | None:
-    """Interval of metric(first) - metric(second) for new studies and new units.
+def two_level(stacks: Sequence[tuple[float, Counts]], metric: str, level: float = 0.95) -> TwoLevel | None:
+    """Interval of `Σ weight · metric(cell)` for new studies and new units.
 
-    first, second  [S, J, C, C] confusion counts of study s and unit j: the same units in the same order
+    stacks  (weight, counts) a cell, counts [S, J, C, C] of study s and unit j: the same units in the same order
     None where there are fewer than `FEWEST_UNITS` units or fewer than two studies.
+
+    >>> a = np.tile([[9.0, 1.0], [1.0, 9.0]], (3, 6, 1, 1)); b = np.tile([[7.0, 3.0], [3.0, 7.0]], (3, 6, 1, 1))
+    >>> round(two_level([(1, a), (-1, b)], "wa").mean, 3)
+    0.2
     """
     from scipy import special
 
-    studies, units = first.shape[:2]
+    studies, units = stacks[0][1].shape[:2]
     if units < FEWEST_UNITS or studies < 2:
         return None
-    total_a, total_b = first.sum(1), second.sum(1)
-    d = score(total_a, metric) - score(total_b, metric)  # [S]
-    without = score(total_a[:, None] - first, metric) - score(total_b[:, None] - second, metric)  # [S, J]
+    d = np.zeros(studies)
+    without = np.zeros((studies, units))
+    for weight, counts in stacks:
+        total = counts.sum(1)
+        d += weight * score(total, metric)
+        without += weight * score(total[:, None] - counts, metric)
     left_out = without.mean(0)
     v_study = float(d.var(ddof=1)) / studies
     v_unit = (units - 1) / units * float(((left_out - left_out.mean()) ** 2).sum())

@@ -197,7 +197,7 @@ def dialogues(rng: np.random.Generator, studies: int, units: int, effect: float,
 def test_two_level_equals_the_obvious_jackknife() -> None:
     rng = np.random.default_rng(8)
     a, b = rng.integers(0, 6, (2, 4, 7, 3, 3)).astype(float)
-    found = two_level(a, b, "weighted_f1")
+    found = two_level([(1, a), (-1, b)], "weighted_f1")
     assert found is not None
 
     def difference(units: list[int], study: int) -> float:
@@ -221,8 +221,8 @@ def test_two_level_equals_the_obvious_jackknife() -> None:
 
 def test_two_level_refuses_what_the_data_cannot_carry() -> None:
     a = np.ones((5, 2, 2, 2))
-    assert two_level(a, a, "wa") is None
-    assert two_level(np.ones((1, 30, 2, 2)), np.ones((1, 30, 2, 2)), "wa") is None
+    assert two_level([(1, a), (-1, a)], "wa") is None
+    assert two_level([(1, np.ones((1, 30, 2, 2)))], "wa") is None
 
 
 def test_two_level_covers_where_an_interval_over_studies_does_not() -> None:
@@ -231,7 +231,7 @@ def test_two_level_covers_where_an_interval_over_studies_does_not() -> None:
     runs = 400
     for _ in range(runs):
         a, b = dialogues(rng, 5, 20, 0.05, 0.08)
-        found = two_level(a, b, "wa")
+        found = two_level([(1, a), (-1, b)], "wa")
         assert found is not None
         inside += found.low <= 0.05 <= found.high
         d = score(a.sum(1), "wa") - score(b.sum(1), "wa")

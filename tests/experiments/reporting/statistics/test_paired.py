@@ -22,6 +22,7 @@ from experiments.reporting.statistics.paired import (
     probability_better,
     sign_flip_test,
     t_test,
+    wilcoxon_test,
 )
 
 samples = st.integers(2, 9).flatmap(
@@ -151,7 +152,7 @@ def test_nan_and_unequal_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="equal length"):
         compare([0.1], [0.1, 0.2])
     with pytest.raises(ValueError, match="unknown test"):
-        compare([0.1, 0.2], [0.1, 0.3], test="wilcoxon")
+        compare([0.1, 0.2], [0.1, 0.3], test="median")
 
 
 def test_lower_is_better_turns_the_probability_and_nothing_else() -> None:
@@ -163,3 +164,10 @@ def test_lower_is_better_turns_the_probability_and_nothing_else() -> None:
 
 def test_probability_better_counts_ties_half() -> None:
     assert probability_better([1, 0, -1, 0]) == 0.5
+
+
+def test_wilcoxon_agrees_with_scipy() -> None:
+    d = np.random.default_rng(5).normal(0.3, 1, 9)
+    assert wilcoxon_test(d) == pytest.approx(stats.wilcoxon(d, method="exact").pvalue)
+    assert compare(d, np.zeros(9), test="wilcoxon").p == wilcoxon_test(d)
+    assert wilcoxon_test([0.0, 0.0, 0.0]) == 1.0

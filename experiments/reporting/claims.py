@@ -1,0 +1,420 @@
+"""Claims: what each declared contrast shows, in words that say no more than the data carry.
+
+A claim has a verdict, its evidence and its scope. The p value that decides is the one of the declared scope:
+
+    this test set            paired test over studies (the space's: Student's t or exact sign flips)
+    new dialogues, speakers  two-level interval (study and unit)
+    new corpora              random effects over corpora
+    folds, one study         Nadeau and Bengio's test over folds
+
+corrected by Holm over the family as declared. Post hoc contrasts are corrected as if they had been in the family all
+along and change nothing for the declared ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from experiments.reporting.numbers import count, p_text, points, signed_interval
+from experiments.reporting.spec import SCOPES, Contrast
+from experiments.reporting.statistics.confusion import KNOWN as COUNTED
+from experiments.reporting.statistics.corpora import FEWEST_CORPORA, random_effects
+from experiments.reporting.statistics.family import holm
+from experiments.reporting.statistics.folds import nadeau_bengio
+from experiments.reporting.statistics.levels import FEWEST_UNITS, two_level
+from experiments.reporting.statistics.paired import TESTS, Comparison, compare, decidability, equivalence
+
+if TYPE_CHECKING:
+    from experiments.reporting.run import Run
+
+UNIT_COLUMN = {"new dialogues": "dialogue", "new speakers": "speaker"}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """An interval for one scope, or why the data cannot carry it."""
+
+    name: str
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    basis: str = ""
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one declared contrast shows.
+
+    verdict  better | worse | equivalent | undecided | undecidable | untested | refused
+    """
+
+    contrast: Contrast
+    verdict: str
+    text: str
+    evidence: str
+    comparison: Comparison | None
+    p: float | None
+    adjusted: float | None
+    family: int
+    scopes: tuple[Scope, ...] = ()
+    remarks: tuple[str, ...] = ()
+    differences: tuple[float, ...] = ()
+    sides: tuple[str, str] = ("", "")
+    corpora: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def scope(self) -> str:
+        return self.contrast.scope
+
+    @property
+    def interval(self) -> Scope | None:
+        """The interval of the declared scope."""
+        return next((s for s in self.scopes if s.name == self.contrast.scope and not s.refusal), None)
+
+
+# ---- evidence ------------------------------------------------------------------------------------------------------
+
+
+def _weighted(run: Run, contrast: Contrast) -> npt.NDArray[np.float64]:
+    """The contrast's value in each study in which all of its cells have a score."""
+    scores = run.by_study(contrast.corpus, contrast.metric, contrast.condition)
+    part = scores.reindex(index=list(contrast.weights)).dropna(axis=1)
+    weights = np.array(list(contrast.weights.values()))
+    values: npt.NDArray[np.float64] = weights @ part.to_numpy(dtype=np.float64)
+    return values
+
+
+def _over_folds(run: Run, contrast: Contrast) -> npt.NDArray[np.float64]:
+    """The contrast's value in each fold, averaged over the studies of the fold."""
+    wide = run.by_fold(contrast.corpus, contrast.metric, contrast.condition)
+    part = wide.reindex(index=list(contrast.weights)).dropna(axis=1)
+    weights = np.array(list(contrast.weights.values()))
+    folds = part.columns.get_level_values("fold").to_numpy()
+    values = weights @ part.to_numpy(dtype=np.float64)
+    return np.array([values[folds == f].mean() for f in sorted(set(folds))])
+
+
+class _Counts:
+    """Confusion counts [S, J, C, C] of cells by dialogue or speaker, read once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.frames: dict[tuple[str, str, str], object] = {}
+
+    def stacks(self, contrast: Contrast, unit: str) -> tuple[list[tuple[float, npt.NDArray[np.float64]]], int] | str:
+        """Weighted stacks over the studies, units and utterances that all cells share; or why there are none."""
+        frames = []
+        for cell in contrast.weights:
+            frame = self.run.predictions(contrast.corpus, cell, contrast.condition)
+            if frame.empty:
+                return "no predictions were kept for it"
+            frames.append(frame)
+        if any(frame[unit].isna().any() for frame in frames):
+            return f"not every utterance names its {unit}"
+        studies = sorted(set.intersection(*(set(frame["study"]) for frame in frames)))
+        units = sorted(set.intersection(*(set(frame[unit]) for frame in frames)))
+        if len(units) < FEWEST_UNITS:
+            noun = unit if len(units) == 1 else f"{unit}s"
+            return f"the test set has {len(units)} {noun}, at least {FEWEST_UNITS} are needed"
+        if len(studies) < 2:
+            return "one study cannot tell how much studies vary"
+        labels = sorted(set().union(*(set(f["label"]) | set(f["prediction"]) for f in frames)))
+        stacks = []
+        for weight, frame in zip(contrast.weights.values(), frames, strict=True):
+            frame = frame[frame["study"].isin(studies) & frame[unit].isin(units)]
+            index = [
+                np.searchsorted(values, frame[column].to_numpy().astype(kind))
+                for values, column, kind in (
+                    (np.array(studies), "study", np.int64),
+                    (np.array(units, dtype=str), unit, str),
+                    (np.array(labels, dtype=str), "label", str),
+                    (np.array(labels, dtype=str), "prediction", str),
+                )
+            ]
+            shape = (len(studies), len(units), len(labels), len(labels))
+            flat = np.bincount(np.ravel_multi_index(index, shape), minlength=int(np.prod(shape)))
+            stacks.append((weight, flat.reshape(shape).astype(np.float64)))
+        sizes = {float(counts.sum()) for _, counts in stacks}
+        if len(sizes) > 1:
+            return "its cells were not scored on the same utterances"
+        return stacks, len(units)
+
+
+def _beyond(run: Run, contrast: Contrast, name: str, counts: _Counts) -> Scope:
+    """The interval for new dialogues or speakers."""
+    unit = UNIT_COLUMN[name]
+    if run.spec.folds > 1:
+        values = _over_folds(run, contrast)
+        found = nadeau_bengio(values, level=run.spec.level)
+        if found is None or run.spec.fold_by not in (unit, None, "session"):
+            return Scope(name, refusal=f"folds are by {run.spec.fold_by}")
+        basis = f"Nadeau-Bengio over {found.folds} folds by {run.spec.fold_by}"
+        return Scope(name, found.mean, found.low, found.high, found.p, basis)
+    if contrast.metric not in COUNTED:
+        return Scope(name, refusal=f"{contrast.metric} is not computed from single utterances here")
+    stacks = counts.stacks(contrast, unit)
+    if isinstance(stacks, str):
+        return Scope(name, refusal=stacks)
+    two = two_level(stacks[0], contrast.metric, run.spec.level)
+    if two is None:
+        return Scope(name, refusal="too few studies or units")
+    return Scope(name, two.mean, two.low, two.high, two.p, f"{two.studies} studies × {two.units} {unit}s")
+
+
+def _with_factor(factor: str, level: str) -> str:
+    name = factor.rsplit(".", 1)[-1]
+    return level if name in level.split() else f"{name} {level}"
+
+
+def _sides(run: Run, contrast: Contrast) -> tuple[str, str]:
+    """What is compared, as short as it can be said: the levels in which the two sides differ."""
+    plus = [cell for cell, weight in contrast.weights.items() if weight > 0]
+    minus = [cell for cell, weight in contrast.weights.items() if weight < 0]
+    known = set(run.cells(contrast.corpus))
+    if not plus or not minus or not set(plus) | set(minus) <= known:
+        return contrast.name, ""
+    from experiments.reporting.run import named_level
+
+    def levels(cells: Iterable[str], factor: str) -> set[str]:
+        return {named_level(run.level_of(cell, factor, contrast.corpus), factor) for cell in cells}
+
+    apart = [f for f in run.factors if levels(plus, f) != levels(minus, f)]
+    single = [f for f in apart if len(levels(plus, f)) == 1 and len(levels(minus, f)) == 1]
+    if not apart or single != apart:
+        if len(plus) == len(minus) == 1:
+            return run.label(plus[0], contrast.corpus), run.label(minus[0], contrast.corpus)
+        return contrast.name, ""
+    shared = [f for f in run.factors if f not in apart and len(levels([*plus, *minus], f)) == 1]
+    where = ", ".join(_with_factor(f, next(iter(levels(plus, f)))) for f in shared)
+    averaged = [f for f in run.factors if f not in apart and f not in shared]
+    first, second = (" · ".join(next(iter(levels(side, f))) for f in apart) for side in (plus, minus))
+    first = run.label(plus[0], contrast.corpus) if first == second else first
+    suffix = f" (with {where})" if where else ""
+    if averaged:
+        suffix += f" (averaged over {', '.join(f.rsplit('.', 1)[-1] for f in averaged)})"
+    return first, second + suffix
+
+
+# ---- claims ----------------------------------------------------------------------------------------------------------
+
+
+def evaluate(run: Run, contrast: Contrast, counts: _Counts, family: int) -> Claim:
+    """Everything about a contrast but the correction and the words, which need its family."""
+    level, higher = run.spec.level, run.spec.higher_is_better
+    missing = [cell for cell in contrast.weights if cell not in run.cells(contrast.corpus)]
+    values = _weighted(run, contrast) if not missing else np.empty(0)
+    planned = run.by_study(contrast.corpus, contrast.metric, contrast.condition).shape[1]
+    remarks: list[str] = []
+    sides = _sides(run, contrast)
+    if values.size == 0:
+        why = f"no cell {missing[0]!r}" if missing else "no study in which all of its cells have a score"
+        text = f"{contrast.name}: not tested, {why}"
+        return Claim(contrast, "untested", text, "", None, None, None, family, sides=sides)
+    zero = np.zeros_like(values)
+    comparison = compare(values, zero, test=contrast.test, level=level, higher_is_better=higher, family=family)
+    if values.size < planned:
+        remarks.append(f"{values.size} of {planned} planned studies have all cells")
+    if comparison.constant and comparison.mean != 0:
+        remarks.append(
+            f"the difference is the same in all {comparison.n} studies; p is what their signs alone can tell"
+        )
+    if run.spec.tuning.get("once"):
+        remarks.append("given these hyperparameters: they were tuned once, in the first study")
+    if contrast.post_hoc:
+        remarks.append("post hoc: declared or changed after the first confirm result")
+    if run.second_look(contrast.corpus):
+        remarks.append("second look: studies or draws were added after the first test score was seen")
+    basis = f"{TESTS[contrast.test]} over {count(comparison.n, 'study', 'studies')}"
+    scopes = [Scope("this test set", comparison.mean, comparison.low, comparison.high, comparison.p, basis)]
+    if run.spec.folds > 1:
+        folds = nadeau_bengio(_over_folds(run, contrast), level=level)
+        if folds is not None:
+            name = f"new folds (by {run.spec.fold_by})" if run.spec.fold_by else "new folds"
+            over = Scope(name, folds.mean, folds.low, folds.high, folds.p, f"Nadeau-Bengio over {folds.folds} folds")
+            scopes.append(over)
+            if comparison.n < 2:  # one study: the folds are all there is
+                scopes[0] = replace(over, name="this test set")
+    wanted = [name for name in UNIT_COLUMN if name == contrast.scope or comparison.n >= 2]
+    if (run.folder / "predictions").is_dir() or contrast.scope in UNIT_COLUMN:
+        scopes += [_beyond(run, contrast, name, counts) for name in wanted]
+    decisive = next((s for s in scopes if s.name == contrast.scope), None)
+    p = decisive.p if decisive else None
+    return Claim(
+        contrast,
+        "undecided",
+        "",
+        "",
+        comparison,
+        p,
+        None,
+        family,
+        tuple(scopes),
+        tuple(remarks),
+        tuple(float(v) for v in values),
+        sides,
+        (contrast.corpus,),
+    )
+
+
+def _joint_scope(claims: list[Claim], level: float) -> Scope:
+    """Random effects over the corpora on which a contrast was made."""
+    usable = [c for c in claims if c.comparison is not None and c.comparison.sd is not None]
+    if len(usable) < FEWEST_CORPORA:
+        have = f"{len(usable)} corpus" if len(usable) == 1 else f"{len(usable)} corpora"
+        return Scope("new corpora", refusal=f"the run has {have}, at least {FEWEST_CORPORA} are needed")
+    means, variances = [], []
+    for claim in usable:
+        c = claim.comparison
+        assert c is not None
+        assert c.sd is not None
+        means.append(c.mean)
+        variances.append(c.sd**2 / c.n)
+    joint = random_effects(means, variances, level)
+    assert joint is not None
+    basis = f"random effects over {joint.corpora} corpora, τ = {joint.tau * 100:.1f} points, I² = {joint.i2:.0%}"
+    return Scope("new corpora", joint.mean, joint.low, joint.high, joint.p, basis)
+
+
+def _worded(claim: Claim, run: Run) -> Claim:
+    """The verdict and the sentence, once the adjusted p value is known."""
+    contrast, c, alpha = claim.contrast, claim.comparison, run.spec.alpha
+    if c is None:
+        return claim
+    scope = next((s for s in claim.scopes if s.name == contrast.scope), None)
+    first, second = claim.sides
+    plain = bool(first and second)
+    subject = first if plain else contrast.name
+    refusal = scope.refusal if scope is not None else f"unknown scope; expected {', '.join(SCOPES)}"
+    where = f" on {contrast.corpus}" if len(run.corpora) > 1 and contrast.scope != "new corpora" else ""
+    if contrast.condition != "complete":
+        where += f" under {contrast.condition}"
+    if contrast.metric != run.spec.metric:
+        where += f" in {run.metric_name(contrast.metric)}"
+    if refusal or scope is None:
+        pair = f"{first} against {second}" if plain else contrast.name
+        text = f"No claim for {contrast.scope} about {pair}{where}: {refusal}"
+        return replace(claim, verdict="refused", text=text)
+    mean = scope.mean if scope.mean is not None else c.mean
+    evidence = signed_interval(mean, scope.low, scope.high, run.spec.level, run.scale)
+    n = f"n = {c.n}" if contrast.scope != "new corpora" else scope.basis.split(",")[0]
+    decided = decidability(c.n, claim.family, contrast.test, alpha)
+    beyond = contrast.scope in UNIT_COLUMN or contrast.scope == "new corpora"
+    significant = claim.adjusted is not None and claim.adjusted <= alpha
+    if contrast.margin is not None:
+        p_margin = claim.adjusted
+        margin = points(contrast.margin, run.scale)
+        detail = f"{evidence}, Holm p = {p_text(p_margin)}, {n}"
+        if significant:
+            text = (
+                f"{first} and {second} are equal within ± {margin}{where}"
+                if plain
+                else (f"{contrast.name}: zero within ± {margin}{where}")
+            )
+            return replace(claim, verdict="equivalent", text=text, evidence=detail)
+        text = (
+            f"{first} and {second} cannot be called equal within ± {margin}{where}"
+            if plain
+            else f"{contrast.name}: cannot be called zero within ± {margin}{where}"
+        )
+        return replace(claim, verdict="undecided", text=text, evidence=detail)
+    detail = f"{evidence}, {'Holm ' if claim.family > 1 else ''}p {_equals(claim.adjusted)}, {n}"
+    if significant:
+        good = (mean > 0) == run.spec.higher_is_better
+        size = points(abs(mean), run.scale)
+        if plain:
+            text = (
+                f"{first} beats {second}{where} by {size}"
+                if good
+                else f"{first} is worse than {second}{where} by {size}"
+            )
+        else:
+            text = f"{subject}{where}: {'+' if mean > 0 else '−'}{size}"
+        return replace(claim, verdict="better" if good else "worse", text=text, evidence=detail)
+    if not decided.possible and not beyond:
+        pair = f"{first} against {second}" if plain else contrast.name
+        family = f" in a family of {claim.family}" if claim.family > 1 else ""
+        text = f"{pair}{where}: {decided.text}{family}"
+        return replace(claim, verdict="undecidable", text=text, evidence=detail)
+    text = (
+        f"{first} and {second} cannot be told apart{where}" if plain else f"{subject}{where}: cannot be told from zero"
+    )
+    if c.detectable is not None and not beyond:
+        detail += f"; {points(c.detectable, run.scale)} would have been found with 80 % power"
+    return replace(claim, verdict="undecided", text=text, evidence=detail)
+
+
+def _equals(p: float | None) -> str:
+    shown = p_text(p)
+    return shown if shown.startswith("<") else f"= {shown}"
+
+
+def claims_of(run: Run) -> list[Claim]:
+    """All declared contrasts of a run, in the order of the space."""
+    contrasts = [c for c in run.spec.contrasts if c.corpus in run.corpora or not run.corpora]
+    # A joint claim over corpora is one claim, however many corpora carry it.
+    units = [_unit_of(c) for c in contrasts]
+    sizes: dict[str, int] = {}
+    for family in {c.family for c in contrasts}:
+        sizes[family] = len({u for u, c in zip(units, contrasts, strict=True) if c.family == family and not c.post_hoc})
+    post = {f: len({u for u, c in zip(units, contrasts, strict=True) if c.family == f and c.post_hoc}) for f in sizes}
+    counts = _Counts(run)
+    claims = [
+        evaluate(run, c, counts, max(1, sizes[c.family] + (post[c.family] if c.post_hoc else 0))) for c in contrasts
+    ]
+    claims = _with_joint(run, claims)
+    adjusted: dict[int, float | None] = {}
+    for family, size in sizes.items():
+        members = [i for i, c in enumerate(claims) if c.contrast.family == family]
+        declared = [i for i in members if not claims[i].contrast.post_hoc]
+        adjusted.update(zip(declared, holm([_decisive(claims[i]) for i in declared], size), strict=True))
+        if len(declared) < len(members):
+            everything = holm([_decisive(claims[i]) for i in members], size + post[family])
+            adjusted.update({i: p for i, p in zip(members, everything, strict=True) if i not in adjusted})
+    return [_worded(replace(claim, adjusted=adjusted[i]), run) for i, claim in enumerate(claims)]
+
+
+def _decisive(claim: Claim) -> float | None:
+    if claim.contrast.margin is not None and claim.differences:
+        if claim.contrast.scope != "this test set":
+            return None
+        return equivalence(claim.differences, claim.contrast.margin)
+    return claim.p
+
+
+def _unit_of(contrast: Contrast) -> tuple[str, ...]:
+    key = (contrast.name, contrast.metric, contrast.condition, contrast.scope)
+    return key if contrast.scope == "new corpora" else (*key, contrast.corpus)
+
+
+def _with_joint(run: Run, claims: list[Claim]) -> list[Claim]:
+    """Contrasts that were made on several corpora get the joint estimate; those that claim new corpora become one."""
+    groups: dict[tuple[str, ...], list[Claim]] = {}
+    for claim in claims:
+        c = claim.contrast
+        groups.setdefault((c.name, c.metric, c.condition, c.scope), []).append(claim)
+    found: list[Claim] = []
+    for group in groups.values():
+        if len(group) == 1 and group[0].contrast.scope != "new corpora":
+            found += group
+            continue
+        joint = _joint_scope(group, run.spec.level)
+        if group[0].contrast.scope != "new corpora":
+            found += [replace(claim, scopes=(*claim.scopes, joint)) for claim in group]
+            continue
+        each = tuple(
+            replace(next(s for s in claim.scopes if s.name == "this test set"), name=claim.contrast.corpus)
+            for claim in group
+            if claim.scopes
+        )
+        lead = next((claim for claim in group if claim.comparison is not None), group[0])
+        found.append(
+            replace(lead, scopes=(joint, *each), p=joint.p, corpora=tuple(claim.contrast.corpus for claim in group))
+        )
+    return found

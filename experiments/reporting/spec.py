@@ -1,0 +1,170 @@
+"""What a run set out to do, as its `space.yaml` says: factors, metric, conditions, contrasts and when each was declared.
+
+Only this module knows how that file is laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mer.errors import UserError
+
+SCOPES = ("this test set", "new dialogues", "new speakers", "new corpora")
+
+METRIC_NAMES = {
+    "wa": "WA",
+    "ua": "UA",
+    "weighted_f1": "weighted F1",
+    "macro_f1": "macro F1",
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One test-time situation and, where it is a plain missing rate, that rate."""
+
+    name: str
+    missing: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float | None:
+        protocol = self.missing.get("protocol", "none")
+        if self.name == "complete" or protocol == "none":
+            return 0.0
+        return float(self.missing["rate"]) if "rate" in self.missing and protocol != "pattern" else None
+
+    @property
+    def family(self) -> str:
+        """Conditions of one family and different rates form a curve."""
+        return str(self.missing.get("protocol", "none"))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A declared comparison on one corpus: per study `Σ weight · score` over cells."""
+
+    name: str
+    corpus: str
+    weights: Mapping[str, float]
+    metric: str
+    condition: str = "complete"
+    test: str = "paired_t"
+    margin: float | None = None
+    family: str = "main"
+    scope: str = "this test set"
+    declared: str | None = None
+    post_hoc: bool = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned hyperparameter and its range (`low`, `high` None for a choice)."""
+
+    name: str
+    kind: str
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """`space.yaml` as this package needs it; `document` is all of it."""
+
+    name: str
+    metric: str = "ua"
+    direction: str = "max"
+    factors: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    baseline: Mapping[str, Any] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = (Condition("complete"),)
+    contrasts: tuple[Contrast, ...] = ()
+    studies: int = 0
+    folds: int = 1
+    fold_by: str | None = None
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    tuned: tuple[Tuned, ...] = ()
+    resplit: bool = False
+    alpha: float = 0.05
+    description: str = ""
+    notices: tuple[str, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.direction != "min"
+
+    @property
+    def level(self) -> float:
+        return 1 - self.alpha
+
+    def condition(self, name: str) -> Condition:
+        return next((c for c in self.conditions if c.name == name), Condition(name))
+
+
+def _tuned(document: Mapping[str, Any]) -> tuple[Tuned, ...]:
+    found = []
+    for name, entry in (document.get("hyperparameters") or {}).items():
+        low, high = entry.get("low"), entry.get("high")
+        numeric = entry.get("kind") != "choice" and low is not None and high is not None
+        found.append(Tuned(name, str(entry.get("kind")), low if numeric else None, high if numeric else None))
+    return tuple(found)
+
+
+def spec_of(document: Mapping[str, Any], where: str) -> Spec:
+    """The specification in a parsed `space.yaml`."""
+    folds = document.get("folds") or {}
+    tuning = document.get("tuning") or {}
+    conditions = tuple(
+        Condition(str(c["name"]), dict(c.get("missing") or {})) for c in document.get("conditions") or []
+    )
+    if not any(c.name == "complete" for c in conditions):
+        conditions = (Condition("complete"), *conditions)
+    known = {f for f in Contrast.__dataclass_fields__}
+    contrasts = []
+    for i, entry in enumerate(document.get("contrasts") or []):
+        try:
+            contrasts.append(Contrast(**{key: value for key, value in entry.items() if key in known}))
+        except TypeError as error:
+            raise UserError(
+                f"contrast {i + 1} is not one: {error}", where=where, expected="name, corpus, weights and metric"
+            ) from None
+    return Spec(
+        name=str(document.get("space", "run")),
+        metric=str(document.get("metric", "ua")),
+        direction=str(document.get("direction", "max")),
+        factors={str(k): tuple(v) for k, v in (document.get("factors") or {}).items()},
+        baseline=dict(document.get("baseline") or {}),
+        conditions=conditions,
+        contrasts=tuple(contrasts),
+        studies=int(document.get("studies") or 0),
+        folds=int(folds.get("count", 1)),
+        fold_by=folds.get("by"),
+        tuning=dict(tuning),
+        tuned=_tuned(document),
+        resplit=bool(document.get("resplit", False)),
+        alpha=float(document.get("alpha", 0.05)),
+        description=str(document.get("description") or ""),
+        notices=tuple(str(n) for n in document.get("notices") or ()),
+        document=document,
+    )
+
+
+def read_spec(path: Path) -> Spec:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            "no space.yaml", where=str(path.parent), expected="the folder of a run, such as results/quickstart"
+        ) from None
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        document = yaml.load(text, Loader=loader)  # a safe loader, in C where there is one
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML: {error}", where=str(path)) from None
+    if not isinstance(document, dict):
+        raise UserError("not the space of a run", where=str(path), expected="a mapping")
+    return spec_of(document, str(path))

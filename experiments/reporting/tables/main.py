@@ -1,0 +1,320 @@
+"""The main table of a corpus, and the table of methods and corpora."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from experiments.reporting.numbers import count, decimals_for
+from experiments.reporting.run import show_level
+from experiments.reporting.statistics.best import with_the_best
+from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
+from experiments.reporting.statistics.family import holm
+from experiments.reporting.statistics.paired import compare, mean_interval
+from experiments.reporting.tables.model import (
+    Column,
+    Note,
+    Table,
+    Value,
+    decimals_that_separate,
+    difference,
+    emphasise,
+    integer,
+    p_value,
+    score,
+    text,
+)
+from experiments.reporting.wording import cautions, family_sentence, interval_name, selection_rule, what_varies
+
+if TYPE_CHECKING:
+    from experiments.reporting.run import Run
+
+SAME = "†"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and half-width of every cell, in one order."""
+
+    cells: list[str]
+    scores: npt.NDArray[np.float64]  # [cells, studies], NaN where missing
+    means: list[float | None]
+    halves: list[float | None]
+    n: list[int]
+    decimals: int
+
+
+def summarise(run: Run, corpus: str, metric: str | None = None, condition: str = "complete") -> Summary:
+    frame = run.by_study(corpus, metric, condition)
+    scores = frame.to_numpy(dtype=np.float64)
+    means: list[float | None] = []
+    halves: list[float | None] = []
+    for row in scores:
+        known = row[~np.isnan(row)]
+        mean, low, high = mean_interval(known, run.spec.level) if known.size else (None, None, None)
+        means.append(mean)
+        halves.append((high - low) / 2 if low is not None and high is not None else None)
+    decimals = decimals_that_separate(means, halves, run.scale)
+    return Summary(list(frame.index), scores, means, halves, [int(k) for k in (~np.isnan(scores)).sum(1)], decimals)
+
+
+def inseparable(run: Run, scores: npt.NDArray[np.float64]) -> list[bool] | None:
+    """Which cells cannot be separated from the best; cells that lack a study are not judged."""
+    whole = ~np.isnan(scores).any(axis=1)
+    if whole.sum() < 2:
+        return None
+    kept = with_the_best(scores[whole], run.spec.level, run.spec.higher_is_better)
+    if kept is None:
+        return None
+    found = np.zeros(len(scores), bool)
+    found[whole] = kept
+    return [bool(x) for x in found]
+
+
+def factor_columns(run: Run) -> tuple[Column, ...]:
+    if not run.factors:
+        return (Column("cell", "cell", "text"),)
+    short = {f: f.rsplit(".", 1)[-1] for f in run.factors}
+    unique = list(short.values())
+    return tuple(
+        Column(f, (short[f] if unique.count(short[f]) == 1 else f).replace("_", " "), "text") for f in run.factors
+    )
+
+
+def factor_values(run: Run, corpus: str, cell: str) -> dict[str, Value]:
+    if not run.factors:
+        return {"cell": text(cell)}
+    found = {f: text(show_level(run.level_of(cell, f, corpus), f)) for f in run.factors}
+    if all(v.text == "–" for v in found.values()):  # a row that was imported has no levels
+        found[run.factors[0]] = text(cell)
+    return found
+
+
+def unit(run: Run, metric: str | None = None) -> str:
+    return f"{run.metric_name(metric)} (%)" if run.scale == 100 else run.metric_name(metric)
+
+
+def spread_note(run: Run) -> Note:
+    return Note(
+        f"Mean over n studies ± half-width of the {interval_name(run)}. A study varies {what_varies(run)}; within a "
+        "study they are the same for every row."
+    )
+
+
+def fewer_note(run: Run, summary: Summary, planned: int) -> list[Note]:
+    short = [i for i, n in enumerate(summary.n) if n < planned]
+    if not short:
+        return []
+    return [
+        Note(f"Fewer than the {planned} planned studies; see the accounting for why. Not compared with the best.", "a")
+    ]
+
+
+def main_table(run: Run, corpus: str) -> Table:
+    """Every cell of a corpus: score, interval, n, difference to the baseline with interval, effect, adjusted p."""
+    summary = summarise(run, corpus)
+    planned = summary.scores.shape[1]
+    same = inseparable(run, summary.scores)
+    baseline = run.baseline.get(corpus)
+    others = [m for m in run.metrics if m != run.spec.metric]
+    marks = []
+    for i, cell in enumerate(summary.cells):
+        mark = SAME if same and same[i] else ""
+        mark += "a" if summary.n[i] < planned else ""
+        mark += "b" if cell in run.imported else ""
+        marks.append(mark)
+    values = [
+        score(mean, summary.decimals, run.scale, half, mark)
+        for mean, half, mark in zip(summary.means, summary.halves, marks, strict=True)
+    ]
+    values = emphasise(values, run.spec.higher_is_better)
+    columns = [
+        *factor_columns(run), Column("score", unit(run), "spread"), *(Column(m, run.metric_name(m)) for m in others),
+        Column("n", "n"),
+    ]  # fmt: skip
+    rows: list[dict[str, Value]] = []
+    for i, cell in enumerate(summary.cells):
+        rows.append({**factor_values(run, corpus, cell), "score": values[i], "n": integer(summary.n[i])})
+    for metric in others:
+        means = summarise(run, corpus, metric).means
+        decimals = min(summary.decimals, 2)
+        for row, mean in zip(rows, means, strict=True):
+            row[metric] = score(mean, decimals, run.scale)
+        for row, value in zip(rows, emphasise([r[metric] for r in rows], run.spec.higher_is_better), strict=True):
+            row[metric] = value
+    notes = [spread_note(run), Note(selection_rule(run))]
+    emphasis = "Bold: best mean; underlined: second (no test implied)."
+    if same:
+        emphasis += (
+            f" {SAME}: cannot be separated from the best (model confidence set at {run.spec.level * 100:g} %, "
+            "studentised range, studies as blocks)."
+        )
+    notes.append(Note(emphasis))
+    if baseline is not None:
+        columns += _against(run, corpus, baseline, summary, rows, notes)
+    notes += fewer_note(run, summary, planned)
+    if run.imported & set(summary.cells):
+        notes.append(
+            Note("Imported predictions of another system, paired by utterance; not tuned or trained here.", "b")
+        )
+    notes += [Note(line) for line in cautions(run)]
+    suffix = f" on {corpus}" if len(run.corpora) > 1 or corpus != "demo" else " on the demo corpus"
+    name = "main" if len(run.corpora) == 1 else f"main_{corpus}"
+    return Table(name, f"{run.metric_name()}{suffix}, test split", tuple(columns), tuple(rows), tuple(notes))
+
+
+def _against(
+    run: Run, corpus: str, baseline: str, summary: Summary, rows: list[dict[str, Value]], notes: list[Note]
+) -> list[Column]:
+    """Differences to the declared baseline. p is the declared family's where a contrast was declared."""
+    reference = summary.scores[summary.cells.index(baseline)]
+    declared = {
+        next(c for c, w in claim.contrast.weights.items() if w > 0): claim
+        for claim in run.claims
+        if claim.contrast.corpus == corpus
+        and claim.contrast.metric == run.spec.metric
+        and claim.contrast.condition == "complete"
+        and claim.contrast.margin is None
+        and claim.contrast.scope == "this test set"
+        and len(claim.contrast.weights) == 2
+        and claim.contrast.weights.get(baseline) == -1
+    }
+    results = []
+    for i, cell in enumerate(summary.cells):
+        both = ~np.isnan(summary.scores[i]) & ~np.isnan(reference)
+        if cell == baseline or not both.any():
+            results.append(None)
+            continue
+        results.append(
+            compare(
+                summary.scores[i][both],
+                reference[both],
+                level=run.spec.level,
+                higher_is_better=run.spec.higher_is_better,
+            )
+        )
+    halves = [(r.high - r.low) / 2 if r and r.low is not None and r.high is not None else None for r in results]
+    decimals = max(summary.decimals, decimals_for(halves, run.scale, most=2))
+    exploratory = not declared
+    adjusted = holm([r.p if r else None for r in results], sum(r is not None for r in results)) if exploratory else []
+    for i, (cell, result) in enumerate(zip(summary.cells, results, strict=True)):
+        if cell == baseline:
+            rows[i]["delta"] = Value("baseline")
+            continue
+        if result is None:
+            continue
+        shown = difference(result.mean, result.low, result.high, decimals, run.scale)
+        rows[i]["delta"], rows[i]["interval"] = shown
+        if result.effect is not None:
+            rows[i]["g"] = score(result.effect, 2, 1)
+        if exploratory:
+            rows[i]["p"] = p_value(adjusted[i])
+        elif cell in declared:
+            claim = declared[cell]
+            rows[i]["p"] = p_value(claim.adjusted, "c" if claim.contrast.post_hoc else "")
+    columns = [Column("delta", "Δ"), Column("interval", f"{run.spec.level * 100:g} % CI")]
+    if any("g" in row for row in rows):
+        columns.append(Column("g", "g"))
+    columns.append(Column("p", "p"))
+    notes.append(
+        Note(
+            f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}) in points, with its uncorrected "
+            "t interval; g: Hedges' g of the paired differences."
+            if run.scale == 100
+            else f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}); g: Hedges' g."
+        )
+    )
+    size = sum(r is not None for r in results)
+    if exploratory:
+        notes.append(
+            Note(
+                f"p: paired t test, Holm-adjusted over the {count(size, 'row')}; no contrast was declared, so exploratory."
+            )
+        )
+    else:
+        notes.append(
+            Note(family_sentence(run) + (" Rows without p were not declared." if len(declared) < size else ""))
+        )
+        if any(c.contrast.post_hoc for c in declared.values()):
+            notes.append(Note("Post hoc: declared or changed after the first confirm result.", "c"))
+    return columns
+
+
+def corpora_table(run: Run) -> Table | None:
+    """Methods by corpora: each corpus on its own, and the joint difference to the baseline by random effects."""
+    if len(run.corpora) < 2:
+        return None
+    names = list(dict.fromkeys(cell for corpus in run.corpora for cell in run.cells(corpus)))
+    summaries = {corpus: summarise(run, corpus) for corpus in run.corpora}
+    rows: list[dict[str, Value]] = []
+    homes = {cell: next(c for c in run.corpora if cell in summaries[c].cells) for cell in names}
+    for cell in names:
+        rows.append(factor_values(run, homes[cell], cell))
+    for corpus, summary in summaries.items():
+        same = inseparable(run, summary.scores)
+        place = {cell: i for i, cell in enumerate(summary.cells)}
+        planned = summary.scores.shape[1]
+        shown = []
+        for cell in names:
+            i = place.get(cell)
+            if i is None:
+                shown.append(score(None, 1, 1))
+                continue
+            mark = (SAME if same and same[i] else "") + ("a" if summary.n[i] < planned else "")
+            shown.append(score(summary.means[i], summary.decimals, run.scale, summary.halves[i], mark))
+        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better), strict=True):
+            row[corpus] = value
+    columns = [*factor_columns(run), *(Column(c, c, "spread", unit(run)) for c in run.corpora)]
+    notes = [spread_note(run), Note(selection_rule(run))]
+    notes.append(
+        Note(f"Bold: best mean of a corpus; underlined: second; {SAME}: cannot be separated from the best there.")
+    )
+    joints = _joint_differences(run, names, summaries)
+    if joints:
+        halves = [(j.high - j.low) / 2 for j in joints.values()]
+        decimals = decimals_for(halves, run.scale)
+        for row, cell in zip(rows, names, strict=True):
+            if cell in joints:
+                j = joints[cell]
+                row["delta"], row["interval"] = difference(j.mean, j.low, j.high, decimals, run.scale)
+            elif cell in run.baseline.values():
+                row["delta"] = Value("baseline")
+        columns += [
+            Column("delta", "Δ", group="joint"), Column("interval", f"{run.spec.level * 100:g} % CI", group="joint"),
+        ]  # fmt: skip
+        notes.append(
+            Note(
+                "Joint Δ to the baseline: random effects over corpora (Paule-Mandel, Hartung-Knapp interval), for a new "
+                "corpus like these; uncorrected."
+            )
+        )
+    elif run.baseline:
+        notes.append(Note(f"No joint estimate: at least {FEWEST_CORPORA} corpora are needed."))
+    if any(n < summaries[c].scores.shape[1] for c in run.corpora for n in summaries[c].n):
+        notes.append(Note("Fewer studies than planned; see the accounting.", "a"))
+    notes += [Note(line) for line in cautions(run)]
+    return Table(
+        "corpora", f"{run.metric_name()} of every method on every corpus", tuple(columns), tuple(rows), tuple(notes)
+    )
+
+
+def _joint_differences(run: Run, names: list[str], summaries: dict[str, Summary]) -> dict[str, Joint]:
+    found = {}
+    for cell in names:
+        effects, variances = [], []
+        for corpus, summary in summaries.items():
+            baseline = run.baseline.get(corpus)
+            if baseline is None or cell == baseline or cell not in summary.cells:
+                continue
+            d = summary.scores[summary.cells.index(cell)] - summary.scores[summary.cells.index(baseline)]
+            d = d[~np.isnan(d)]
+            if d.size >= 2:
+                effects.append(float(d.mean()))
+                variances.append(float(d.var(ddof=1)) / d.size)
+        joint = random_effects(effects, variances, run.spec.level) if effects else None
+        if joint is not None:
+            found[cell] = joint
+    return found

@@ -1,0 +1,95 @@
+"""Sentences that footnotes and paragraphs share, made from what was run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from experiments.reporting.numbers import count
+from experiments.reporting.statistics.paired import TESTS
+
+if TYPE_CHECKING:
+    from experiments.reporting.run import Run
+
+
+def listed(items: Iterable[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    found = list(items)
+    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} {last} {found[-1]}" if found else ""
+
+
+def what_varies(run: Run) -> str:
+    """What differs between studies, and is the same for every cell of one."""
+    parts = ["initialisation", "data order"]
+    if len(run.conditions) > 1 or any("missing" in name for name in run.spec.factors):
+        parts.append("missing-modality masks")
+    if run.draws_each:
+        parts.append("the hyperparameter draws" if not run.spec.tuning.get("once") else "")
+    if run.spec.resplit:
+        parts.append("the train/validation split")
+    return listed(part for part in parts if part)
+
+
+def interval_name(run: Run) -> str:
+    return f"{run.spec.level * 100:g} % Student's t interval over studies"
+
+
+def selection_rule(run: Run) -> str:
+    """How the number in the table came to be."""
+    metric = run.metric_name()
+    epoch = f"the epoch with the best validation {metric}"
+    if not run.draws_each:
+        return f"Hyperparameters were fixed beforehand; test scores are of {epoch}, scored once."
+    where = "once, in the first study" if run.spec.tuning.get("once") else "in every cell and study"
+    sampler = {"sobol": "scrambled Sobol", "random": "random", "tpe": "TPE"}.get(
+        str(run.spec.tuning.get("sampler", "sobol")), str(run.spec.tuning.get("sampler"))
+    )
+    return (
+        f"Hyperparameters were chosen by validation {metric} among {run.draws_each} {sampler} draws {where}; the winner "
+        f"was retrained at full budget and its test score, at {epoch}, taken once."
+    )
+
+
+def family_sentence(run: Run) -> str:
+    """The declared family and its test."""
+    declared = [c for c in run.claims if not c.contrast.post_hoc]
+    if not declared:
+        return ""
+    tests = listed(sorted({TESTS[c.contrast.test] for c in declared}))
+    sizes = {c.contrast.family: c.family for c in declared}
+    if len(sizes) == 1:
+        [size] = sizes.values()
+        return f"p: {tests}, two-sided, Holm-adjusted over the {count(size, 'declared contrast')}."
+    parts = listed(f"{name} ({size})" for name, size in sizes.items())
+    return f"p: {tests}, two-sided, Holm-adjusted within each declared family: {parts}."
+
+
+def cautions(run: Run) -> list[str]:
+    """What must stand beside every number: synthetic data, random weights, second looks."""
+    found = []
+    confirm = run.confirm
+    for column, text in (
+        ("synthetic", "Synthetic data: these numbers say nothing about real speech."),
+        ("random_weights", "Encoders with random weights (tiny or scratch): not the pretrained models of these names."),
+    ):
+        if column in confirm.columns:
+            marked = confirm[column].fillna(False).astype(bool)
+            if marked.all() and len(marked):
+                found.append(text)
+            elif marked.any():
+                which = "corpus" if column == "synthetic" else "cell"
+                names = sorted(set(confirm.loc[marked, which]))
+                shown = [n if which == "corpus" else run.label(n, corpus_of(run, n)) for n in names]
+                found.append(f"{text} Here: {listed(shown[:8])}{' and others' if len(shown) > 8 else ''}.")
+    if run.second_look():
+        found.append("Second look: studies or draws were added after the first test score had been seen.")
+    return found
+
+
+def corpus_of(run: Run, cell: str) -> str:
+    """A corpus that has a cell."""
+    return next((c for c in run.corpora if cell in run.cells(c)), run.corpora[0])
