@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,25 +100,38 @@ class GraphODE(nn.Module):
             self.dynamics.start(graph, since)
             times = torch.tensor([0.0, 1.0], device=h.device, dtype=state.dtype)
             options = {} if self.solver == "dopri5" else {"options": {"step_size": self.step}}
+            solve = {"rtol": self.tolerance, "atol": self.tolerance, "method": self.solver, **options}
             if self.adjoint:
-                learned = () if graph is None or graph.similarity is None else (graph.similarity.weight,)
-                inside = tuple(p for p in (*self.dynamics.parameters(), *learned) if p.requires_grad)
-                out = odeint_adjoint(
-                    self.dynamics,
-                    state,
-                    times,
-                    rtol=self.tolerance,
-                    atol=self.tolerance,
-                    method=self.solver,
-                    adjoint_params=inside,
-                    **options,
-                )
+                out = self._adjoint(state, times, graph, solve)
             else:
-                out = odeint(
-                    self.dynamics, state, times, rtol=self.tolerance, atol=self.tolerance, method=self.solver, **options
-                )
+                out = odeint(self.dynamics, state, times, **solve)
+                self.dynamics.finish()  # (the adjoint needs the graph again in the backward pass)
             self.nfe = self.dynamics.evaluations
-            if not self.adjoint:  # the adjoint needs the graph again in the backward pass
-                self.dynamics.finish()
         final: Tensor = out[-1]
         return final
+
+    def _adjoint(self, state: Tensor, times: Tensor, graph: Graph | None, solve: dict[str, Any]) -> Tensor:
+        if graph is None or graph.similarity is None:
+            out: Tensor = odeint_adjoint(self.dynamics, state, times, **solve)
+            return out
+        # Gradients reach the learned weights only as part of the state: one that stands still.
+        states: tuple[Tensor, Tensor] = odeint_adjoint(
+            _Joint(self.dynamics), (state, graph.similarity.weight), times, **solve
+        )
+        return states[0]
+
+
+class _Joint(nn.Module):
+    """The dynamics with the weights of the learned edges as a constant second state."""
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        super().__init__()
+        self.dynamics = dynamics
+
+    def forward(self, t: Tensor, states: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        h, weight = states
+        graph = self.dynamics.graph
+        assert graph is not None
+        assert graph.similarity is not None
+        self.dynamics.graph = replace(graph, similarity=replace(graph.similarity, weight=weight))
+        return self.dynamics(t, h), torch.zeros_like(weight)

@@ -1,0 +1,100 @@
+"""The level `fusion: cadgl`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mer import levels
+from mer.batch import Batch, Dialogues, Sequence
+from mer.errors import UserError
+from mer.graph.fusion import CadglFusion
+from mer.layers import set_generator
+
+PARTS = ("graph", "similarity_edges", "reconstruction", "alignment", "ode", "consistency")
+NAMES = ("text", "audio")
+
+
+def build(seed: int = 0, **options: Any) -> CadglFusion:
+    torch.manual_seed(seed)
+    return CadglFusion(NAMES, 8, **options).eval()
+
+
+def poisoned(batch: Batch, value: float) -> Batch:
+    modalities = {
+        name: Sequence(torch.where(x.mask.unsqueeze(-1), x.values, torch.tensor(value)), x.mask)
+        for name, x in batch.modalities.items()
+    }
+    return Batch(modalities, batch.utterance_ids, batch.dialogue)
+
+
+@pytest.mark.parametrize("off", [*PARTS, None])
+@pytest.mark.parametrize("pool", ["mean", "attn"])
+def test_what_is_masked_cannot_leak(off: str | None, pool: str, dialogue_batch: Any) -> None:
+    fusion, batch = build(pool=pool, **({} if off is None else {off: False})), dialogue_batch()
+    plain = fusion(batch).sequence.values
+    assert plain.isfinite().all()
+    assert torch.equal(fusion(poisoned(batch, float("nan"))).sequence.values, plain)
+
+
+def test_a_dialogue_alone_gives_the_same(dialogue_batch: Any) -> None:
+    fusion, batch = build(), dialogue_batch((4, 1, 3))
+    assert batch.dialogue is not None
+    whole = fusion(batch).sequence.values
+    rows = slice(5, 8)
+    alone = Batch(
+        {name: Sequence(x.values[rows], x.mask[rows]) for name, x in batch.modalities.items()},
+        batch.utterance_ids[rows],
+        Dialogues(batch.dialogue.index[rows] - 2, batch.dialogue.speaker[rows], batch.dialogue.turn[rows]),
+    )
+    torch.testing.assert_close(fusion(alone).sequence.values, whole[rows], atol=2e-6, rtol=1e-5)
+
+
+def test_output_and_losses(dialogue_batch: Any) -> None:
+    fusion, batch = build().train(), dialogue_batch((9, 4, 7))
+    set_generator(fusion, torch.Generator().manual_seed(0))
+    fused = fusion(batch)
+    assert fused.sequence.values.shape == (20, 1, fusion.out_dim)
+    assert fused.sequence.mask.all()
+    assert set(fused.losses) == {"reconstruction", "alignment", "consistency"}
+    assert all(value.shape[0] == 20 for value in fused.aux.values())
+    assert fused.aux["nfe"].unique().tolist() == [16.0]
+    assert not (fused.aux["kept"] & ~torch.stack([batch.modalities[n].present for n in NAMES], 1)).any()
+    assert fusion.eval()(batch).losses == {}
+
+
+def test_any_set_of_modalities(dialogue_batch: Any) -> None:
+    for names in (("text",), ("a", "b", "c", "d")):
+        torch.manual_seed(0)
+        fusion = CadglFusion(names, 8).train()
+        fused = fusion(dialogue_batch(names=names))
+        torch.stack(list(fused.losses.values())).sum().backward()
+        assert fused.sequence.values.isfinite().all()
+
+
+def test_a_guide_is_never_hidden_or_imagined(dialogue_batch: Any) -> None:
+    torch.manual_seed(0)
+    fusion = CadglFusion(("text", "audio", "context"), 8, guide="context", drop_rate=0.9).train()
+    batch = dialogue_batch((30,), names=("text", "audio", "context"))
+    fused = fusion(batch)
+    assert torch.equal(fused.aux["kept"][:, 2], batch.modalities["context"].present)
+    assert {name for name in fused.aux if name.startswith("imagined/")} == {"imagined/text", "imagined/audio"}
+
+
+def test_its_declaration_is_read_from_the_source() -> None:
+    declaration = levels.declaration("mer.graph.fusion:CadglFusion")
+    assert declaration.requires == frozenset({"dialogue"})
+    assert set(PARTS) <= set(declaration.parameters)
+    assert declaration.parameters["step"].default == 0.25
+
+
+def test_people_are_told(dialogue_batch: Any) -> None:
+    batch = dialogue_batch()
+    with pytest.raises(UserError, match="without dialogues"):
+        build()(Batch(batch.modalities))
+    with pytest.raises(UserError, match="unknown pool 'max'"):
+        build(pool="max")
+    with pytest.raises(UserError, match=r"unknown guide 'txt'.*did you mean 'text'"):
+        build(guide="txt")
