@@ -164,7 +164,8 @@ class FeatureStore:
             try:
                 shard.verify(np.array(those))
             except Damaged as damage:
-                self._discard(shard.path, damage)
+                if not shard.changed():  # else another process has rebuilt it already
+                    self._discard(shard.path, damage)
                 sound = False
         return sound
 
