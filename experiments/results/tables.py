@@ -1,8 +1,8 @@
 """The tables of a run, made from the plan and the ledger; see `experiments.results.schema` for their columns.
 
 They are a function of the plan, the ledger and the verdicts (how the protocol says that each slot ended, which is
-itself a function of the two): the same input gives the same bytes. Every file is replaced atomically, so that a reader sees
-the old table or the new one at any moment.
+itself a function of the two): the same input gives the same bytes. Every file is replaced atomically, so that a
+reader sees the old table or the new one at any moment.
 """
 
 from __future__ import annotations

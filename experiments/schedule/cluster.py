@@ -70,7 +70,7 @@ def _running_here() -> bool:
         from ray._private.services import find_gcs_addresses
     except ImportError:
         return True  # a Ray that keeps it elsewhere: connecting will tell
-    return bool(find_gcs_addresses())
+    return bool(find_gcs_addresses())  # type: ignore[no-untyped-call]
 
 
 def resources(ray: Any) -> str:
