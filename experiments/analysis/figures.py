@@ -106,9 +106,7 @@ def _confusion(axis: Axes, view: SplitView, labels: Sequence[str], title: str) -
             text = f"{100 * share[true, predicted]:.0f}\n({table[true, predicted]})"
             axis.text(predicted, true, text, ha="center", va="center", fontsize=6, color=colour)
     accuracy = float((view.predicted == view.labels).mean())
-    axis.set(
-        xlabel="predicted", ylabel="true", title=f"{title}: accuracy {100 * accuracy:.1f} %, n = {len(view.labels)}"
-    )
+    axis.set(xlabel="predicted", ylabel="true", title=f"{title}: {100 * accuracy:.1f} % of {len(view.labels)}")
     axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axis.set_yticks(range(len(labels)), labels)
     axis.spines[:].set_visible(False)
@@ -215,7 +213,7 @@ def reliability(variants: Sequence[Variant], calibrations: Sequence[Calibration]
 
 def gates(name: str, values: dict[str, FloatArray], view: SplitView, labels: Sequence[str], caption: str) -> Figure:
     """Gate or modality weight per true class: median, quartiles and range."""
-    figure = new_figure(min(6.75, 2.4 * len(values) + 0.8), 2.5)
+    figure = new_figure(max(4.0, min(6.75, 2.4 * len(values) + 0.8)), 2.5)
     axes = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axis, (part, weights) in zip(axes, values.items(), strict=True):
         groups = [weights[view.labels == number] for number in range(len(labels))]
@@ -225,7 +223,7 @@ def gates(name: str, values: dict[str, FloatArray], view: SplitView, labels: Seq
         axis.set_title(part)
         axis.set_ylim(-0.02, 1.02)
     axes[0].set_ylabel("weight")
-    figure.suptitle(f"{name}: weights per true class on test ({caption})", fontsize=8)
+    figure.suptitle(f"{name}: weights per true class on test\n{caption}", fontsize=8)
     return figure
 
 

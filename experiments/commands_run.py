@@ -1,0 +1,214 @@
+"""`mer run` and `mer plan`: plan, run, tables, report. `experiments/run_ablation.py` is the former."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mer.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.results.ledger import Ledger
+    from experiments.schedule.run import RunResult
+    from experiments.schedule.smoke import Timing
+    from experiments.space.plan import Plan
+
+MANY_TRIALS = 20_000
+
+
+def add_parser(subparsers: Any) -> None:
+    run = subparsers.add_parser("run", help="run a space: what the ledger lacks, then tables and report")
+    run.add_argument("--space", required=True, metavar="NAME|FILE", help="a file of search_spaces/, or a path")
+    run.add_argument("--plan", action="store_true", help="show what would be run and what it would cost, then stop")
+    _what(run)
+    run.add_argument("--budget", metavar="TIME", help="stop after 30m, 2h, 1d with a valid, smaller table")
+    run.add_argument("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: what there is)")
+    run.add_argument("--gpus-per-trial", metavar="F|auto", help="share of a GPU, or by measured peak memory")
+    run.add_argument("--address", metavar="HOST:PORT|local", help="Ray cluster (default: RAY_ADDRESS, else one that "
+                     "runs on this machine, else a local one)")  # fmt: skip
+    run.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline: in this process, to debug")
+    run.add_argument("--preflight", choices=("stop", "drop", "off"), default="stop",
+                     help="what to do about a cluster node that differs from the driver (default: %(default)s)")  # fmt: skip
+    run.add_argument("--retry", action="store_true", help="run trials again that failed or ran out of memory")
+    run.add_argument("--yes", action="store_true", help=f"go on although there are over {MANY_TRIALS} trials")
+    run.add_argument("--no-report", action="store_true", help="tables only")
+    run.set_defaults(func=run_space)
+
+    plan = subparsers.add_parser("plan", help="what a space would run; --fit proposes a design that can be afforded")
+    plan.add_argument("space", metavar="NAME|FILE")
+    plan.add_argument("--fit", metavar="TIME", help="the best design for 48h, 30m, ...")
+    plan.add_argument("--workers", type=_at_least_one, metavar="N", help="trials at a time, for the estimate")
+    _what(plan)
+    plan.set_defaults(func=show_plan)
+
+
+def _what(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is compared; a plan and a run take the same ones."""
+    parser.add_argument("--data", action="append", default=[], metavar="FOLDER|demo",
+                        help="corpus in place of the space's own; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--results", default="results", metavar="DIR", help="folder or s3://bucket/folder (default: %(default)s)"
+    )
+    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
+                        help="change the space or the recipe: tune.draws=16, design=full, optimizer.lr=1e-3")  # fmt: skip
+    parser.add_argument("--only", action="append", default=[], metavar="FACTOR=LEVEL,LEVEL", help="these cells alone")
+    parser.add_argument("--seed", type=int, default=0, help="root of all random streams (default: %(default)s)")
+    parser.add_argument("--no-smoke", action="store_true", help="plan without timing a batch of each architecture")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def run_space(args: argparse.Namespace) -> int:
+    if args.plan:
+        return show_plan(args)
+    from experiments.results.ledger import Ledger
+    from experiments.results.store import open_store
+
+    plan, budget, gpus = _plan(args), seconds(args.budget), _gpus(args.gpus_per_trial)
+    slots = plan.count()
+    if slots > MANY_TRIALS and not args.yes:
+        raise UserError(
+            f"the plan has {slots} trials",
+            hint="Look at it with --plan; go on with --yes, or make it smaller (design, draws, studies, --only).",
+        )
+    say = _sayer(args.json)
+    for notice in plan.notices:
+        say(f"note: {notice}")
+    from experiments.schedule.run import execute
+
+    ledger = Ledger(open_store(args.results))
+    result = execute(
+        plan,
+        ledger,
+        workers=args.workers,
+        executor=args.executor,
+        gpus_per_trial=gpus,
+        address=args.address,
+        budget=budget,
+        retry=args.retry,
+        progress=not args.json,
+        preflight=args.preflight,
+        say=say,
+    )
+    report = None if args.no_report else _report(ledger.store.path(plan.space), say)
+    _tell(plan, ledger, result, report, args.json)
+    return result.exit_code
+
+
+def show_plan(args: argparse.Namespace) -> int:
+    from experiments.results.ledger import Ledger
+    from experiments.results.store import open_store
+    from experiments.space.describe import describe
+
+    plan = _plan(args)
+    ledger = Ledger(open_store(args.results))
+    timings = {} if args.no_smoke else _smoke(plan, _sayer(args.json))
+    if getattr(args, "fit", None):
+        from experiments.space.fit import fit
+
+        print(fit(plan, seconds(args.fit) or 0.0, timings, workers=args.workers or 1))
+        return 0
+    description = describe(plan, ledger, timings, workers=args.workers or 1)
+    print(json.dumps(description.as_json(), indent=1) if args.json else description.text())
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from experiments.space.load import make_plan
+
+    return make_plan(args.space, data=args.data, sets=args.sets, only=args.only, seed=args.seed)
+
+
+def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], Timing]:
+    """Timings by (corpus, cell); cells of one architecture share a smoke run."""
+    from experiments.schedule.smoke import architecture, smoke_all
+    from experiments.slots import Slot, Stage
+    from mer.data.corpus import load_corpus
+    from mer.data.store import FeatureStore
+
+    splits = {name: load_corpus(ref.folder).train_valid() for name, ref in plan.corpora.items()}
+    cells = [cell for cell in plan.cells if cell.skip is None]
+    recipes = {
+        (cell.corpus, cell.name): plan.recipe(Slot(cell.corpus, cell.name, 0, 0, Stage.CONFIRM), {}) for cell in cells
+    }
+    found = smoke_all(
+        ((cell.name, recipes[cell.corpus, cell.name], splits[cell.corpus]) for cell in cells),
+        FeatureStore(),
+        on_each=lambda name, timing: say(f"smoke batch: {name}: {timing.epoch_seconds:.2f} s per epoch"),
+    )
+    return {key: found[f"{splits[key[0]].info.name} {architecture(recipe)}"] for key, recipe in recipes.items()}
+
+
+def _report(folder: str, say: Any) -> str | None:
+    """The report is made on file systems; for an object store it is made where the tables are downloaded to."""
+    if "://" in folder:
+        say(f"note: no report is written to an object store; make it with `mer report` from a copy of {folder}")
+        return None
+    from experiments.reporting import build_report
+
+    return str(build_report(Path(folder)))
+
+
+def _tell(plan: Plan, ledger: Ledger, result: RunResult, report: str | None, as_json: bool) -> None:
+    tables = ledger.store.path(f"{plan.space}/trials.parquet")
+    if as_json:
+        found = {
+            "exit_code": result.exit_code,
+            "reason": result.reason,
+            "slots": dict(result.counts),
+            "seconds": round(result.seconds, 3),
+            "tables": tables,
+            "report": report,
+        }
+        print(json.dumps(found, indent=1))
+        return
+    print(", ".join(f"{count} {status}" for status, count in result.counts.items()))
+    if result.reason == "budget":
+        print("The budget is spent. The same command goes on where this run ended.")
+    elif result.reason and result.reason != "interrupted":
+        print(f"Stopped early: {result.reason}")
+    print(f"tables: {tables}")
+    if report:
+        print(f"report: {report}")
+
+
+def seconds(text: str | None) -> float | None:
+    """`90`, `30s`, `30m`, `2h`, `1.5d` as seconds.
+
+    >>> seconds("30m"), seconds("1.5h"), seconds(None)
+    (1800.0, 5400.0, None)
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UserError(f"cannot read the time {text!r}", expected="30m, 2h, 1d or seconds")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _gpus(text: str | None) -> float | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if share < 0:
+        raise UserError(f"--gpus-per-trial {text!r}", expected="auto, or a number such as 0.25")
+    return share
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _sayer(as_json: bool) -> Any:
+    """Messages go to standard error where standard output is for machines."""
+    return lambda text: print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
