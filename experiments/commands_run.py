@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
                      "runs on this machine, else a local one)")  # fmt: skip
     run.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline: in this process, to debug")
     run.add_argument("--preflight", choices=("stop", "drop", "off"), default="stop",
-                     help="what to do about a cluster node that differs from the driver (default: %(default)s)")  # fmt: skip
+                     help="about a cluster node that differs from the driver (default: %(default)s)")  # fmt: skip
     run.add_argument("--retry", action="store_true", help="run trials again that failed or ran out of memory")
     run.add_argument("--yes", action="store_true", help=f"go on although there are over {MANY_TRIALS} trials")
     run.add_argument("--no-report", action="store_true", help="tables only")
@@ -55,7 +55,7 @@ def _what(parser: argparse.ArgumentParser) -> None:
         "--results", default="results", metavar="DIR", help="folder or s3://bucket/folder (default: %(default)s)"
     )
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
-                        help="change the space or the recipe: tune.draws=16, design=full, optimizer.lr=1e-3")  # fmt: skip
+                        help="change the space or the recipe: tune.draws=16, optimizer.lr=1e-3")  # fmt: skip
     parser.add_argument("--only", action="append", default=[], metavar="FACTOR=LEVEL,LEVEL", help="these cells alone")
     parser.add_argument("--seed", type=int, default=0, help="root of all random streams (default: %(default)s)")
     parser.add_argument("--no-smoke", action="store_true", help="plan without timing a batch of each architecture")

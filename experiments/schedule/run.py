@@ -70,6 +70,7 @@ def execute(
     progress: bool = True,
     make_work: MakeWork | None = None,
     hang_s: float = HANG_S,
+    preflight: str = "off",
     say: Callable[[str], None] = print,
 ) -> RunResult:
     """Run what the ledger lacks of a plan, and write its tables to `out` (default: the space's folder beside the
@@ -78,6 +79,7 @@ def execute(
     executor        "ray" or "inline"
     gpus_per_trial  a share, "auto" (by measured peak memory), or None: what the space says
     budget          seconds after which running trials are saved and the run ends
+    preflight       "stop" or "drop": what to do about a cluster node that differs from the driver; "off": do not look
     retry           run trials again that failed or ran out of memory
     """
     started = time.monotonic()
@@ -106,7 +108,7 @@ def execute(
             else:
                 ready = _ray(
                     session, plan, make_work, root, workers, gpus_per_trial, address, hang_s, shown, publisher,
-                    boards, say,
+                    boards, preflight, say,
                 )  # fmt: skip
         finally:
             if shown is not None:
@@ -191,6 +193,7 @@ def _ray(
     shown: Progress | None,
     publisher: _Publisher,
     boards: str | None,
+    policy: str,
     say: Callable[[str], None],
 ) -> float:
     from experiments.schedule.cluster import connect
@@ -204,6 +207,12 @@ def _ray(
             shown.update({worker: At(*seen) for worker, seen in crew.vital.items()})
 
     gpus = plan.resources.gpus if gpus_per_trial is None else gpus_per_trial
+    left_out: list[object] = []
+    if policy != "off":
+        from experiments.schedule.nodes import preflight
+
+        corpora = {name: str(corpus.folder) for name, corpus in plan.corpora.items()}
+        left_out = preflight(root, corpora, policy=policy, needs_gpu=isinstance(gpus, float) and gpus > 0, say=say)
     modules = ("torch",) if make_work.__module__.endswith("training_work") else ()
     settings = Settings(root, make_work, boards, os.getcwd(), modules)
     ready = time.monotonic()
@@ -216,6 +225,7 @@ def _ray(
         hang_s=hang_s,
         tick=tick,
     )
+    left_out.clear()  # until here their handles keep trials off the nodes that failed the preflight
     return ready
 
 
