@@ -52,6 +52,12 @@ class Store(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if it is gone already."""
 
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """The folders directly in a folder, sorted; names that start with `_` or `.` are not for readers."""
+
+    def remove_tree(self, folder: str) -> None:
+        """Remove a folder and all that is in it."""
+
     def path(self, name: str) -> str:
         """The full address of a file, for messages."""
 
@@ -120,6 +126,16 @@ class LocalStore:
     def remove(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 
+    def folders(self, folder: str) -> tuple[str, ...]:
+        try:
+            found = [item.name for item in (self.folder / folder).iterdir() if item.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        return tuple(sorted(name for name in found if not name.startswith(("_", "."))))
+
+    def remove_tree(self, folder: str) -> None:
+        shutil.rmtree(self.folder / folder, ignore_errors=True)
+
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
@@ -149,7 +165,7 @@ class ObjectStore:
     def list(self, folder: str) -> list[Entry]:
         from pyarrow.fs import FileSelector, FileType
 
-        found = self.filesystem.get_file_info(FileSelector(f"{self.base}/{folder}", allow_not_found=True))
+        found = self.filesystem.get_file_info(FileSelector(f"{self.base}/{folder}".rstrip("/"), allow_not_found=True))
         files = [
             Entry(info.base_name, info.size)
             for info in found
@@ -160,6 +176,19 @@ class ObjectStore:
     def remove(self, name: str) -> None:
         try:
             self.filesystem.delete_file(f"{self.base}/{name}")
+        except FileNotFoundError:
+            return
+
+    def folders(self, folder: str) -> tuple[str, ...]:
+        from pyarrow.fs import FileSelector, FileType
+
+        found = self.filesystem.get_file_info(FileSelector(f"{self.base}/{folder}".rstrip("/"), allow_not_found=True))
+        names = [info.base_name for info in found if info.type == FileType.Directory]
+        return tuple(sorted(name for name in names if not name.startswith(("_", "."))))
+
+    def remove_tree(self, folder: str) -> None:
+        try:
+            self.filesystem.delete_dir(f"{self.base}/{folder}")
         except FileNotFoundError:
             return
 

@@ -1,0 +1,87 @@
+"""`mer status`, `mer gc`, `mer compact`: what a ledger holds. Answers without torch, Ray or pandas."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    status = subparsers.add_parser(
+        "status",
+        help="what has been done and what is missing, from any machine",
+        description="Reads the ledger and a run's tables; a run may be going on meanwhile, here or elsewhere.",
+    )
+    status.add_argument("folder", nargs="?", default="results", help="a run (results/fusion_vn) or a results folder")
+    status.add_argument("--json", action="store_true", help="machine-readable")
+    status.set_defaults(func=run_status)
+
+    gc = subparsers.add_parser(
+        "gc",
+        help="show and remove trials that no run refers to any more",
+        description="A trial is referred to by the trials.parquet of a run below the results folder.",
+    )
+    gc.add_argument("results", nargs="?", default="results", help="results folder or address")
+    gc.add_argument("--yes", action="store_true", help="remove them, with their checkpoints; without it: show")
+    gc.add_argument("--json", action="store_true", help="machine-readable")
+    gc.set_defaults(func=run_gc)
+
+    compact = subparsers.add_parser(
+        "compact",
+        help="merge a ledger's small files",
+        description="Safe at any moment, also while runs write: a file is removed only when all it holds is elsewhere.",
+    )
+    compact.add_argument("results", nargs="?", default="results", help="results folder or address")
+    compact.set_defaults(func=run_compact)
+
+
+def run_status(args: argparse.Namespace) -> int:
+    from experiments.results.status import status, status_text
+
+    found = status(args.folder)
+    print(json.dumps(found, indent=1, sort_keys=True) if args.json else status_text(found))
+    return 0
+
+
+def run_gc(args: argparse.Namespace) -> int:
+    from experiments.results.garbage import collect, find_garbage
+
+    garbage = find_garbage(args.results)
+    report = {
+        "kept": garbage.kept,
+        "trials": len(garbage.trials),
+        "checkpoints": len(garbage.checkpoints),
+        "states": len(garbage.states),
+        "bytes": garbage.bytes,
+        "runs": list(garbage.runs),
+        "removed": bool(args.yes),
+    }
+    if args.yes:
+        collect(args.results, garbage)
+    if args.json:
+        print(json.dumps(report, indent=1, sort_keys=True))
+        return 0
+    print(f"{garbage.kept} trials are referred to by {', '.join(garbage.runs) or 'no run'}.")
+    print(
+        f"{len(garbage.trials)} trials, {len(garbage.checkpoints)} checkpoints and {len(garbage.states)} resume states "
+        f"({garbage.bytes / 1e6:.1f} MB) are not referred to by any run."
+    )
+    for line in garbage.described:
+        print(f"  {line}")
+    if garbage.trials or garbage.checkpoints or garbage.states:
+        print("Removed." if args.yes else "Remove them with --yes.")
+    return 0
+
+
+def run_compact(args: argparse.Namespace) -> int:
+    from experiments.results.ledger import Ledger
+
+    ledger = Ledger(args.results)
+    before = len(ledger.refresh())
+    removed = ledger.compact(everything=True)
+    for notice in ledger.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    print(f"{before} trials; {removed} files merged")
+    return 0

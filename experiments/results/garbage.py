@@ -1,0 +1,64 @@
+"""What no run refers to any more: trials, checkpoints, resume states."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from experiments.results.ledger import Ledger
+from experiments.results.store import open_store
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What would be removed, and what for."""
+
+    trials: frozenset[str]
+    checkpoints: tuple[str, ...]
+    states: tuple[str, ...]
+    bytes: int
+    kept: int
+    runs: tuple[str, ...]
+    described: tuple[str, ...]
+
+
+def find_garbage(results: str) -> Garbage:
+    """Trials of the ledger that are in no run's trials.parquet; checkpoints and states of such trials."""
+    ledger = Ledger(results)
+    store = ledger.store
+    used: set[str] = set()
+    runs = []
+    for name in store.folders(""):
+        try:
+            table = pq.read_table(io.BytesIO(store.read(f"{name}/trials.parquet")), columns=["trial"])
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        runs.append(name)
+        used.update(trial for trial in table["trial"].to_pylist() if trial)
+    snapshot = ledger.refresh()
+    unused = frozenset(snapshot.rows) - used
+    checkpoints = tuple(name for name in store.folders("checkpoints") if name not in used)
+    states = tuple(e.name for e in store.list("_state") if e.name not in used or e.name in snapshot)
+    size = sum(e.size for name in checkpoints for e in store.list(f"checkpoints/{name}"))
+    size += sum(e.size for e in store.list("_state") if e.name in states)
+    described: Counter[str] = Counter()
+    rows = snapshot.effective.select(["trial", "space", "cell", "status"]).to_pylist()
+    for row in rows:
+        if row["trial"] in unused:
+            described[f"{row['space']} | {row['cell']} | {row['status']}"] += 1
+    lines = tuple(f"{count} x {text}" for text, count in described.most_common(20))
+    return Garbage(unused, checkpoints, states, size, len(snapshot) - len(unused), tuple(runs), lines)
+
+
+def collect(results: str, garbage: Garbage) -> None:
+    """Remove it. The ledger's files are replaced before they are removed: a crash on the way loses nothing else."""
+    ledger = Ledger(results)
+    ledger.rewrite_without(set(garbage.trials))
+    store = open_store(results)
+    for name in garbage.checkpoints:
+        store.remove_tree(f"checkpoints/{name}")
+    for name in garbage.states:
+        store.remove(f"_state/{name}")
