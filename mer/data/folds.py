@@ -67,7 +67,7 @@ def folds(corpus: Corpus, by: By = "speaker", k: int | None = None, seed: int = 
         units = list(_grouped(rest, _validation_key(by, rest)).values())
         if len(units) < 2:
             raise UserError(f"fold {index} by {by} leaves nothing to validate on", expected="two groups or more")
-        chosen = _choose(units, max(1, round(share * len(rest))), derive("valid", by, seed, index))
+        chosen = choose(units, max(1, round(share * len(rest))), derive("valid", by, seed, index))
         name = part[0] if len(part) == 1 else str(index)
         valid = frozenset(utterance.id for unit in chosen for utterance in units[unit])
         found.append(Fold(f"{by} {name}", by, index, k, test, valid))
@@ -85,7 +85,7 @@ def resplit(
     """
     together = [*train, *valid]
     units = _components(together, _disjoint(train, valid))
-    chosen = _choose(units, len(valid), derive("resplit", seed))
+    chosen = choose(units, len(valid), derive("resplit", seed))
     ids = {utterance.id for unit in chosen for utterance in units[unit]}
     return (
         tuple(utterance for utterance in together if utterance.id not in ids),
@@ -209,7 +209,7 @@ def _balanced(groups: dict[str, list[Utterance]], names: list[str], k: int, seed
     return [sorted(part, key=_natural) for part in parts]
 
 
-def _choose(units: Sequence[Sequence[Utterance]], size: int, seed: int) -> list[int]:
+def choose(units: Sequence[Sequence[Utterance]], size: int, seed: int) -> list[int]:
     """Numbers of the units that make a validation part of about `size` utterances with the label shares of all."""
     draw = random.Random(seed)
     if all(len(unit) == 1 for unit in units):

@@ -1,0 +1,254 @@
+"""The conversation pickles that the field passes around, as a corpus folder.
+
+    MMGCN, MM-DFN, DialogueRNN   IEMOCAP_features.pkl, MELD_features_raw.pkl, MELD_features_raw1.pkl
+    M3Net, MultiEMO, SDT         iemocap_multimodal_features.pkl, meld_multimodal_features.pkl (four RoBERTa layers)
+    GCNet                        its label pickle, with a folder of .npy files for each modality
+
+They are tuples without names, told apart by their length and by what stands where.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mer.data.corpus import Utterance
+from mer.data.folds import choose, session_of
+from mer.data.importers.restricted_pickle import load_pickle
+from mer.data.importers.writing import Array, Draft, refuse_full, write_corpus
+from mer.errors import UserError
+from mer.streams import derive
+
+_ROBERTA = ("ids", "speakers", "labels", "text", "text2", "text3", "text4", "audio", "visual", "sentences")
+
+LAYOUTS: tuple[tuple[str, ...], ...] = (
+    ("ids", "speakers", "labels", "text", "audio", "visual", "sentences", "train", "test"),
+    ("ids", "speakers", "labels", "text", "audio", "visual", "sentences", "train", "test", "_"),
+    ("ids", "speakers", "labels", "text", "audio", "sentences", "train", "test", "_"),
+    (*_ROBERTA, "train", "test"),
+    (*_ROBERTA, "train", "test", "_"),
+    ("ids", "labels", "speakers", "sentences", "train", "test"),
+    ("ids", "labels", "speakers", "sentences", "train", "valid", "test"),
+)  # fmt: skip
+
+LABELS = {
+    "iemocap6": ("happy", "sad", "neutral", "angry", "excited", "frustrated"),
+    "iemocap4": ("happy", "sad", "neutral", "angry"),
+    "meld": ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"),
+}
+"""The order of the labels in the pickles, by the comments of the loaders that read them."""
+
+POLARITY = ("negative", "positive")
+_SPLIT_ROLES = ("train", "valid", "test")
+_FEATURES = ("text", "text2", "text3", "text4", "audio", "visual")
+
+
+def import_conversation(
+    source: Path | str,
+    folder: Path | str,
+    *,
+    labels: Sequence[str] | None = None,
+    features: Mapping[str, Path | str] | None = None,
+    valid_share: float = 0.1,
+    seed: int = 0,
+    name: str | None = None,
+) -> Path:
+    """Read a conversation pickle and write a corpus folder.
+
+    labels        names of the labels 0, 1, ...; by default recognised as IEMOCAP's six or four or MELD's seven.
+                  Float labels (MOSI, MOSEI) become negative and positive; exact zeros are left out, as the field does
+    features      modality to folder of `<utterance id>.npy` (GCNet's pickles hold no features)
+    valid_share   share of the training utterances that become valid, in whole dialogues, where the pickle names none
+    """
+    source, folder = Path(source), Path(folder)
+    refuse_full(folder)
+    parts = _recognise(load_pickle(source), source)
+    dialogues = {split: _names(parts[split]) for split in _SPLIT_ROLES if split in parts}
+    numbers = [value for vids in dialogues.values() for vid in vids for value in _of(parts, "labels", vid, source)]
+    polarity = any(isinstance(value, float) and value != int(value) for value in numbers)
+    names = POLARITY if polarity else _label_names(labels, parts, numbers, source)
+    if polarity and labels:
+        raise UserError("the pickle's labels are sentiment scores; they are not named", where=str(source))
+    draft = Draft(name or source.stem, names, note=f"imported from {source.name}")
+    unique = _unique_ids(parts, dialogues)
+    dropped = 0
+    for split, vids in dialogues.items():
+        for vid in vids:
+            count = len(_of(parts, "ids", vid, source))
+            columns = {
+                role: _of(parts, role, vid, source, count) for role in parts if role not in _SPLIT_ROLES and role != "_"
+            }
+            for turn in range(count):
+                uid = str(columns["ids"][turn])
+                line: dict[str, Any] = {
+                    "utterance_id": uid if unique else f"{vid}_{uid}",
+                    "speaker_id": _speaker(columns["speakers"][turn], vid, uid),
+                    "dialogue_id": str(vid),
+                    "turn": turn,
+                    "transcript": str(columns["sentences"][turn]),
+                }
+                label = columns["labels"][turn]
+                if polarity:
+                    line["sentiment"] = float(label)
+                    if float(label) == 0.0:
+                        dropped += 1
+                        continue
+                    line["emotion"] = POLARITY[float(label) > 0]
+                else:
+                    line["emotion"] = names[int(label)]
+                arrays: dict[str, Array | None] = {
+                    role: _vector(columns[role][turn], f"{source}: {role} of {uid}")
+                    for role in columns
+                    if role in _FEATURES
+                }
+                for modality, root in (features or {}).items():
+                    arrays[modality] = _from_folder(Path(root), uid, str(columns["speakers"][turn]))
+                if arrays:
+                    draft.add_row(line, arrays)
+                draft.splits[split].append(line)
+    if dropped:
+        draft.note += f"; {dropped} utterances of sentiment 0 left out"
+    if "valid" not in dialogues:
+        _carve_valid(draft, valid_share, seed)
+    return write_corpus(draft, folder)
+
+
+def _recognise(content: Any, source: Path) -> dict[str, Any]:
+    """The parts of the tuple by role."""
+    if not isinstance(content, tuple | list):
+        raise UserError(f"the pickle holds a {type(content).__name__}", where=str(source), expected="a tuple of parts")
+    for layout in LAYOUTS:
+        if len(layout) == len(content) and all(_fits(role, part) for role, part in zip(layout, content, strict=True)):
+            return {role: part for role, part in zip(layout, content, strict=True) if role != "_"}
+    kinds = ", ".join(type(part).__name__ for part in content)
+    raise UserError(
+        f"the pickle's {len(content)} parts ({kinds}) are of no known layout",
+        where=str(source),
+        expected="; or ".join(", ".join(layout) for layout in LAYOUTS),
+    )
+
+
+def _fits(role: str, part: Any) -> bool:
+    if role == "_":
+        return True
+    if role in _SPLIT_ROLES:
+        return isinstance(part, list | tuple | set | frozenset | np.ndarray)
+    if not isinstance(part, dict) or not part:
+        return False
+    first = next(iter(part.values()))
+    if role == "sentences":
+        return len(first) == 0 or isinstance(first[0], str)
+    if role in _FEATURES:
+        return len(first) > 0 and np.ndim(first[0]) >= 1
+    return True
+
+
+def _names(part: Any) -> list[Any]:
+    """Dialogue names in a fixed order: as listed, or sorted where the pickle holds a set."""
+    return sorted(part, key=str) if isinstance(part, set | frozenset) else [_plain(item) for item in part]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _of(parts: Mapping[str, Any], role: str, vid: Any, source: Path, count: int | None = None) -> list[Any]:
+    """One column of a dialogue, as long as the dialogue."""
+    try:
+        column = [_plain(item) for item in parts[role][vid]]
+    except KeyError:
+        raise UserError(f"dialogue {vid!r} has no {role}", where=str(source)) from None
+    if count is not None and len(column) != count:
+        raise UserError(f"dialogue {vid!r} has {len(column)} {role}", where=str(source), expected=f"{count}")
+    return column
+
+
+def _label_names(
+    given: Sequence[str] | None, parts: Mapping[str, Any], numbers: Sequence[Any], source: Path
+) -> tuple[str, ...]:
+    top = max(int(number) for number in numbers)
+    if given is None:
+        vids = [str(vid) for vid in parts["ids"]]
+        if all(vid.startswith("Ses") for vid in vids):
+            given = LABELS["iemocap4" if top < 4 else "iemocap6"]
+        elif top == 6:
+            given = LABELS["meld"]
+        else:
+            raise UserError(f"what the labels 0 to {top} mean is not known", where=str(source), hint="give --labels")
+    names = tuple(given)
+    if top >= len(names) or min(int(number) for number in numbers) < 0:
+        raise UserError(
+            f"labels go up to {top}", where=str(source), expected=f"0 to {len(names) - 1}: {', '.join(names)}"
+        )
+    return names
+
+
+def _unique_ids(parts: Mapping[str, Any], dialogues: Mapping[str, Sequence[Any]]) -> bool:
+    counts = Counter(str(uid) for vids in dialogues.values() for vid in vids for uid in parts["ids"].get(vid, ()))
+    return max(counts.values(), default=1) == 1
+
+
+def _speaker(value: Any, vid: Any, uid: str) -> str:
+    """`M` of Ses01 is Ses01_M; a one-hot vector counts the speakers within its dialogue; nothing means the video."""
+    if isinstance(value, str):
+        session = session_of(Utterance(uid, value, "", "", dialogue=str(vid)))
+        return f"{session or vid}_{value}" if value else str(vid)
+    if np.ndim(value) == 1:
+        return f"{vid}_speaker{int(np.argmax(value))}"
+    return f"{vid}_speaker{value}"
+
+
+def _vector(value: Any, where: str) -> Array:
+    array = np.asarray(value, dtype=np.float32)
+    if array.ndim not in (1, 2):
+        raise UserError(f"has shape {array.shape}", where=where, expected="[d] or [T, d]")
+    return array
+
+
+def _from_folder(root: Path, uid: str, speaker: str) -> Array | None:
+    """Features of an utterance below a modality's folder: a file, or a folder of frames; None where there is none.
+
+    In IEMOCAP's folders of faces, those that begin with F and M belong to the two speakers: the utterance's are taken.
+    """
+    if not root.is_dir():
+        raise UserError("the folder of features does not exist", where=str(root))
+    if "/" in uid or uid in ("", ".", ".."):
+        raise UserError(f"utterance id {uid!r} is no file name", where=str(root))
+    single = root / f"{uid}.npy"
+    if single.exists():
+        paths = [single]
+    else:
+        paths = sorted((root / uid).glob("*.npy"))
+        if speaker in ("F", "M") and paths and all(path.name[0] in "FM" for path in paths):
+            paths = [path for path in paths if path.name[0] == speaker]
+    if not paths:
+        return None
+    try:
+        loaded = [np.load(path, allow_pickle=False) for path in paths]
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(paths[0])) from None
+    frames = [array.reshape(-1, array.shape[-1]) for array in loaded if array.size]
+    return np.concatenate(frames).astype(np.float32) if frames else None
+
+
+def _carve_valid(draft: Draft, share: float, seed: int) -> None:
+    """Move whole dialogues of train to valid: the pickles name none, and test may not serve as one."""
+    if not 0 < share < 1:
+        raise UserError(f"valid_share is {share:g}", expected="between 0 and 1")
+    units: dict[str, list[Utterance]] = {}
+    for number, line in enumerate(draft.splits["train"]):
+        utterance = Utterance(line["utterance_id"], line["speaker_id"], line["emotion"], str(number))
+        units.setdefault(line["dialogue_id"], []).append(utterance)
+    if len(units) < 2:
+        raise UserError("one training dialogue cannot be parted into train and valid", expected="two or more")
+    groups = list(units.values())
+    chosen = choose(groups, max(1, round(share * len(draft.splits["train"]))), derive("import", seed))
+    ids = {utterance.id for unit in chosen for utterance in groups[unit]}
+    lines = draft.splits["train"]
+    draft.splits["train"] = [line for line in lines if line["utterance_id"] not in ids]
+    draft.splits["valid"] = [line for line in lines if line["utterance_id"] in ids]
+    draft.note += f"; valid: {len(chosen)} dialogues of its training part (seed {seed})"
