@@ -6,6 +6,7 @@ A frozen body is no part of the model (its outputs are in the feature store); a 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -200,6 +201,13 @@ class LazyBody:
         if self._body is None:
             self._body = self._encoder[0].make_body().requires_grad_(False).to(self.device)
         return self._body
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazyBody:
+        """A copy of a model shares the frozen body: it never changes, and may be large."""
+        made = copy.copy(self)
+        memo[id(self)] = made
+        made._encoder = copy.deepcopy(self._encoder, memo)
+        return made
 
     def autocast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
