@@ -162,15 +162,11 @@ def _probabilities(checkpoint: Any, info: CorpusInfo, utterance: Utterance) -> d
 
 def open_corpus(name: str | None) -> Corpus:
     """A corpus by folder, or `demo`."""
-    from mer.data.corpus import load_corpus
+    from mer.data.corpus import find_corpus, load_corpus
 
     if name is None:
         raise UserError("no corpus named", expected="`corpus:` in the file, or --data FOLDER")
-    if name == "demo":
-        from mer.data.demo import demo_corpus
-
-        return load_corpus(demo_corpus())
-    return load_corpus(name)
+    return load_corpus(find_corpus(name))
 
 
 def read_config(path: Path) -> tuple[Recipe, str | None, int]:

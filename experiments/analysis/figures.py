@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -169,7 +169,7 @@ def embedding_sheet(cells: Sequence[tuple[Variant, dict[str, tuple[FloatArray, S
     return figure
 
 
-def comparison(names: Sequence[str], values: dict[str, Sequence[Sequence[float]]], note: str) -> Figure:
+def comparison(names: Sequence[str], values: Mapping[str, Sequence[Sequence[float]]], note: str) -> Figure:
     """Mean over studies with every study as a point, one panel per metric; `values[metric][variant]` are studies."""
     height = max(2.0, 0.26 * len(names) + 1.1)
     figure = new_figure(6.75, height)
