@@ -71,7 +71,7 @@ def run_train(args: argparse.Namespace) -> int:
     )
     print(f"best epoch {trainer.best_epoch}: valid {recipe.training.metric} {100 * trainer.best_value:.1f}")
     print(f"checkpoint: {args.output}")
-    _warn_of_what_is_not_real(corpus.info, any(e.random_weights for e in trainer.model.encoders.values()))
+    _warn_of_what_is_not_real(corpus.info, any(e.random_weights for e in trainer.model.encoder_table().values()))
     return 0
 
 
@@ -90,7 +90,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if unknown:
         raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(checkpoint.info.labels))
     info = dataclasses.replace(corpus.info, labels=checkpoint.info.labels)
-    data = prepare_split(info, getattr(corpus, args.split), dict(checkpoint.model.encoders.items()), FeatureStore())
+    data = prepare_split(info, getattr(corpus, args.split), checkpoint.model.encoder_table(), FeatureStore())
     results = {}
     for condition in conditions([_rate(name) for name in args.conditions], data.modalities):
         available = availability(condition.missing, data.ids, data.modalities, args.seed, present=data.present)
@@ -105,7 +105,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     print(" " * width, *(f"{name:>12}" for name in names))
     for condition_name, scores in results.items():
         print(f"{condition_name:{width}}", *(f"{100 * scores[name]:12.1f}" for name in names))
-    _warn_of_what_is_not_real(corpus.info, any(e.random_weights for e in checkpoint.model.encoders.values()))
+    _warn_of_what_is_not_real(corpus.info, any(e.random_weights for e in checkpoint.model.encoder_table().values()))
     return 0
 
 
@@ -154,7 +154,7 @@ def _probabilities(checkpoint: Any, info: CorpusInfo, utterance: Utterance) -> d
     from mer.evaluation import predict
     from mer.model import needs_dialogues
 
-    data = prepare_split(info, [utterance], dict(checkpoint.model.encoders.items()), FeatureStore())
+    data = prepare_split(info, [utterance], checkpoint.model.encoder_table(), FeatureStore())
     available = np.ones((1, len(data.modalities)), dtype=bool)
     found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
     return dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))

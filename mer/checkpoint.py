@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
             "synthetic": info.synthetic,
             "features": dict(info.features),
         },
-        "random_weights": any(encoder.random_weights for encoder in model.encoders.values()),
+        "random_weights": any(encoder.random_weights for encoder in model.encoder_table().values()),
         **details,
     }
     staging = folder.with_name(f"_{folder.name}.{os.getpid()}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,10 @@ class Model(nn.Module):
             dropout=recipe.classifier.dropout,
             activation=recipe.classifier.activation,
         )
+
+    def encoder_table(self) -> dict[str, Encoder]:
+        """Modality to encoder."""
+        return {name: cast(Encoder, encoder) for name, encoder in self.encoders.items()}
 
     def forward(self, batch: Batch) -> Output:
         projected = {

@@ -94,7 +94,7 @@ class Trainer:
             load(data.info, data.valid, self.model),
         )
         rows = np.arange(len(self.train))
-        for name, encoder in self.model.encoders.items():
+        for name, encoder in self.model.encoder_table().items():
             encoder.fit(self.train.arrays[name], rows)
         self.model.to(self.device)
         self.generator = torch.Generator(self.device)
@@ -136,7 +136,7 @@ class Trainer:
         torch.set_num_threads(self.recipe.training.threads)
         number = self.epochs_done
         self.generator.manual_seed(derive(self.streams.dropout, number))
-        for encoder in self.model.encoders.values():
+        for encoder in self.model.encoder_table().values():
             encoder.on_epoch(number)
         self.model.train()
         losses, loading = self._train_epoch(number)
@@ -196,7 +196,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = [EpochReport(**report) for report in state["history"]]
-        for encoder in self.model.encoders.values():
+        for encoder in self.model.encoder_table().values():
             encoder.on_epoch(max(self.epochs_done - 1, 0))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -230,7 +230,7 @@ class Trainer:
                 loading += time.perf_counter() - before
                 loss = self._loss(batch, labels)
                 # Accumulated batches weigh by their size, so that splitting a batch does not change the step.
-                self.scaler.scale(loss * (len(rows) / size)).backward()
+                torch.autograd.backward(self.scaler.scale(loss * (len(rows) / size)))
                 losses.append(loss.detach())
             self._step()
         return losses, loading
@@ -309,6 +309,6 @@ def split_loader(store: FeatureStore, device: torch.device) -> SplitLoader:
     """The plain loader: encodes a split each time it is asked."""
 
     def load(info: CorpusInfo, utterances: tuple[Utterance, ...], model: Model) -> SplitData:
-        return prepare_split(info, utterances, dict(model.encoders.items()), store, device)
+        return prepare_split(info, utterances, model.encoder_table(), store, device)
 
     return load

@@ -154,7 +154,7 @@ def _variant(
     checkpoint = load_checkpoint(run.parent / "checkpoints" / str(chosen["trial"]))
     seeds = streams(described["root_seed"], cell["corpus"], study, fold_number, "confirm", checkpoint.recipe.replica)
     by = described["folds"]["by"]
-    fold = folds(corpus, by, described["folds"]["count"], described["root_seed"])[fold_number] if by else None
+    fold = folds(corpus, by, described["folds"]["count"])[fold_number] if by else None
     data = corpus.train_valid(seeds.split if described["resplit"] else None, fold)
     test = corpus.test_set(fold)
     return Variant(
@@ -195,7 +195,7 @@ def _view(
     from mer.evaluation import predict
     from mer.model import needs_dialogues
 
-    data = prepare_split(info, utterances, dict(checkpoint.model.encoders.items()), FeatureStore())
+    data = prepare_split(info, utterances, checkpoint.model.encoder_table(), FeatureStore())
     everything = np.ones((len(data), len(data.modalities)), dtype=bool)
     found = predict(
         checkpoint.model, data, everything, dialogues=needs_dialogues(checkpoint.recipe), details=True

@@ -48,6 +48,10 @@ class Dynamics(nn.Module):
         """Let go of the graph, so that a model between two batches holds no batch."""
         self.graph = self.phases = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no batch either (the adjoint keeps one until its backward pass)."""
+        return self.__dict__ | {"graph": None, "phases": None}
+
     def forward(self, t: Tensor, h: Tensor) -> Tensor:
         self.evaluations += 1
         assert self.phases is not None
