@@ -18,15 +18,14 @@ Subparsers = Any  # argparse's own type is private
 
 def parser_builders() -> list[Callable[[Subparsers], object]]:
     """What adds the commands, in the order of `mer --help`."""
-    from experiments import commands_model, commands_run
+    from experiments import commands_features, commands_model, commands_run
     from experiments.analysis import cli as analysis
     from experiments.reporting import cli as reporting
     from experiments.results import cli as results
     from mer.contracts import cli as contracts
     from mer.data import cli as data
-    from mer.data import store_cli as features
 
-    modules = (commands_run, results, reporting, analysis, data, features, commands_model, contracts)
+    modules = (commands_run, results, reporting, analysis, data, commands_features, commands_model, contracts)
     return [module.add_parser for module in modules]
 
 
