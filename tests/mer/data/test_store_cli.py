@@ -144,7 +144,7 @@ def _corpus(folder: Path) -> Path:
                 "utterance_id": f"{split}{n}",
                 "speaker_id": f"{split}s",
                 "transcript": f"câu {split} {n}",
-                "emotion": "vui",
+                "emotion": ["vui", "buồn"][n % 2],
             }
             for n in range(3)
         ]
