@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from experiments.results.ledger import Ledger
     from experiments.schedule.run import RunResult
     from experiments.schedule.smoke import Timing
+    from experiments.slots import Slot
+    from experiments.space.estimate import CellCost
     from experiments.space.plan import Plan
-
-MANY_TRIALS = 20_000
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     run.add_argument("--preflight", choices=("stop", "drop", "off"), default="stop",
                      help="about a cluster node that differs from the driver (default: %(default)s)")  # fmt: skip
     run.add_argument("--retry", action="store_true", help="run trials again that failed or ran out of memory")
-    run.add_argument("--yes", action="store_true", help=f"go on although there are over {MANY_TRIALS} trials")
+    run.add_argument("--yes", action="store_true", help="go on although there are very many trials")
     run.add_argument("--no-report", action="store_true", help="tables only")
     run.set_defaults(func=run_space)
 
@@ -67,12 +67,12 @@ def run_space(args: argparse.Namespace) -> int:
         return show_plan(args)
     from experiments.results.ledger import Ledger
     from experiments.results.store import open_store
+    from experiments.space.text import needs_yes
 
     plan, budget, gpus = _plan(args), seconds(args.budget), _gpus(args.gpus_per_trial)
-    slots = plan.count()
-    if slots > MANY_TRIALS and not args.yes:
+    if needs_yes(plan) and not args.yes:
         raise UserError(
-            f"the plan has {slots} trials",
+            f"the plan has {plan.n_slots} trials",
             hint="Look at it with --plan; go on with --yes, or make it smaller (design, draws, studies, --only).",
         )
     say = _sayer(args.json)
@@ -100,21 +100,54 @@ def run_space(args: argparse.Namespace) -> int:
 
 
 def show_plan(args: argparse.Namespace) -> int:
-    from experiments.results.ledger import Ledger
-    from experiments.results.store import open_store
-    from experiments.space.describe import describe
+    from experiments.space.estimate import estimate
+    from experiments.space.fit import fit_text
+    from experiments.space.text import plan_text
 
     plan = _plan(args)
-    ledger = Ledger(open_store(args.results))
+    workers = args.workers or 1
     timings = {} if args.no_smoke else _smoke(plan, _sayer(args.json))
     if getattr(args, "fit", None):
-        from experiments.space.fit import fit
-
-        print(fit(plan, seconds(args.fit) or 0.0, timings, workers=args.workers or 1))
+        print(fit_text(plan, timings, seconds(args.fit) or 0.0, workers))
         return 0
-    description = describe(plan, ledger, timings, workers=args.workers or 1)
-    print(json.dumps(description.as_json(), indent=1) if args.json else description.text())
+    done = _done(plan, args.results)
+    if not args.json:
+        print(plan_text(plan, done=done, timings=timings or None, workers=workers))
+        return 0
+    expected = estimate(plan, timings or None, done)
+    found = {
+        "space": plan.space,
+        "corpora": list(plan.corpora),
+        "cells": [{"corpus": cell.corpus, "cell": cell.name, "skip": cell.skip} for cell in plan.cells],
+        "studies": plan.studies,
+        "folds": plan.folds.count,
+        "draws": plan.tuning.draws,
+        "slots": plan.n_slots,
+        "done": len(done),
+        "epochs": {stage.value: count for stage, count in expected.epochs.items()},
+        "seconds": expected.total_seconds,
+        "disk_bytes": expected.disk_bytes,
+        "notices": list(plan.notices),
+    }
+    print(json.dumps(found, indent=1))
     return 0
+
+
+def _done(plan: Plan, results: str) -> list[Slot]:
+    """The slots that the ledger answers already, whichever space ran them. Nothing is written."""
+    from experiments.results.ledger import Ledger
+    from experiments.results.store import open_store
+    from experiments.schedule.naming import Names
+    from experiments.schedule.publish import judge, replay
+    from experiments.slots import Status
+
+    ledger = Ledger(open_store(results))
+    names = Names(plan, ledger.equal_code())
+    known = ledger.refresh().known(plan.metric)
+    if not known:
+        return []
+    verdicts = judge(plan, names, known, replay(plan, names, known))
+    return [verdict.slot for verdict in verdicts if verdict.status not in (Status.MISSING, Status.SKIPPED)]
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -123,10 +156,11 @@ def _plan(args: argparse.Namespace) -> Plan:
     return make_plan(args.space, data=args.data, sets=args.sets, only=args.only, seed=args.seed)
 
 
-def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], Timing]:
-    """Timings by (corpus, cell); cells of one architecture share a smoke run."""
+def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
+    """What each cell costs; cells of one architecture share a smoke run."""
     from experiments.schedule.smoke import architecture, smoke_all
     from experiments.slots import Slot, Stage
+    from experiments.space.estimate import CellCost
     from mer.data.corpus import load_corpus
     from mer.data.store import FeatureStore
 
@@ -135,12 +169,21 @@ def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], Timing]:
     recipes = {
         (cell.corpus, cell.name): plan.recipe(Slot(cell.corpus, cell.name, 0, 0, Stage.CONFIRM), {}) for cell in cells
     }
+
+    def show(name: str, timing: Timing) -> None:
+        extraction = f", frozen features once {timing.extract_seconds:.0f} s" if timing.extract_seconds else ""
+        say(f"smoke batch: {name}: {timing.epoch_seconds:.2f} s per epoch{extraction}")
+
     found = smoke_all(
         ((cell.name, recipes[cell.corpus, cell.name], splits[cell.corpus]) for cell in cells),
         FeatureStore(),
-        on_each=lambda name, timing: say(f"smoke batch: {name}: {timing.epoch_seconds:.2f} s per epoch"),
+        on_each=show,
     )
-    return {key: found[f"{splits[key[0]].info.name} {architecture(recipe)}"] for key, recipe in recipes.items()}
+    costs = {}
+    for (corpus, cell), recipe in recipes.items():
+        timing = found[f"{splits[corpus].info.name} {architecture(recipe)}"]
+        costs[corpus, cell] = CellCost(timing.epoch_seconds, timing.parameters, timing.peak_mb)
+    return costs
 
 
 def _report(folder: str, say: Any) -> str | None:
