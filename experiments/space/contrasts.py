@@ -52,10 +52,11 @@ def _shown(side: Side, other: Side) -> str:
     return " ".join(f"{name}={label}" for name, label in side.items() if label != other[name]) or "the same"
 
 
-def weights(claim: Claim, cells: Sequence[Cell]) -> dict[str, float]:
+def weights(claim: Claim, cells: Sequence[Cell], around: Side | None = None) -> dict[str, float]:
     """Weights of a claim over the cells of one corpus: the mean over all settings of the factors it does not name.
 
-    A setting counts where each side of the claim has a cell that can be run.
+    A setting counts where each side of the claim has a cell that can be run. `around`: the baseline of a design of one
+    factor at a time; a claim is then made there alone, unless no cells meet there.
     """
     named = {name for _, side in claim.sides for name in side}
     settings: dict[tuple[tuple[str, Scalar], ...], dict[int, str]] = {}
@@ -67,6 +68,10 @@ def weights(claim: Claim, cells: Sequence[Cell]) -> dict[str, float]:
             if all(cell.levels[name] == label for name, label in side.items()):
                 settings.setdefault(rest, {})[number] = cell.name
     whole = [found for found in settings.values() if len(found) == len(claim.sides)]
+    if around is not None:
+        base = tuple((name, label) for name, label in around.items() if name not in named)
+        found = settings.get(base, {})
+        whole = [found] if len(found) == len(claim.sides) else whole
     result: dict[str, float] = {}
     for found in whole:
         for number, name in found.items():
@@ -85,12 +90,13 @@ def expand(
     """All declared contrasts on all corpora, and notices of those that a corpus cannot carry."""
     declared, found, notices = space.contrasts, list[Contrast](), list[str]()
     known = [condition.name for condition in conditions]
+    around = baseline if space.design.kind in ("one_factor", "list") else None
     for index, comparison in enumerate(declared.compare):
         at = ("contrasts", "compare", index) if "compare" in document.data["contrasts"] else ("contrasts", index)
         _check(comparison, factors, document, at)
         for claim in claims(comparison, factors, baseline):
             for corpus in dict.fromkeys(cell.corpus for cell in cells):
-                weight = weights(claim, [cell for cell in cells if cell.corpus == corpus])
+                weight = weights(claim, [cell for cell in cells if cell.corpus == corpus], around)
                 if not weight:
                     notices.append(f"contrast {claim.name!r} has no cells to compare on corpus {corpus}")
                     continue

@@ -23,14 +23,17 @@ LEVEL_TABLES = {
 }
 """Recipe field to the module whose `LEVELS` names what may stand there."""
 
+SAMPLERS = "mer.data.sampling:SAMPLERS"
+
 OWN_KEYS = frozenset({"weights", "checkpoint", "revision", "train", "last_k"})
 """What an encoder's entry holds that is no parameter of its class."""
 
 
 @functools.cache
 def level_table(field: str) -> dict[str, str]:
-    """`LEVELS` of a field, read from the source text: some of those modules import torch."""
-    module = LEVEL_TABLES[field]
+    """The levels of a field, read from the source text: some of those modules import torch."""
+    module, _, table = LEVEL_TABLES.get(field, field).partition(":")
+    table = table or "LEVELS"
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise UserError(f"cannot find {module}, which names the levels of {field}")
@@ -41,9 +44,9 @@ def level_table(field: str) -> dict[str, str]:
             target, value = statement.target, statement.value
         else:
             continue
-        if isinstance(target, ast.Name) and target.id == "LEVELS":
+        if isinstance(target, ast.Name) and target.id == table:
             return dict(ast.literal_eval(value))
-    raise UserError(f"{module} has no table LEVELS")
+    raise UserError(f"{module} has no table {table}")
 
 
 @functools.cache

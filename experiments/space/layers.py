@@ -8,8 +8,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from experiments.space.fields import LEVEL_TABLES, canonical_level, is_level, recipe_path, sections
+from experiments.space.fields import (
+    LEVEL_TABLES,
+    SAMPLERS,
+    canonical_level,
+    is_level,
+    level_table,
+    recipe_path,
+    sections,
+)
 from experiments.space.yaml_text import Document
+from mer import levels
 from mer.errors import UserError, UserErrors, unknown
 from mer.recipe import Recipe
 
@@ -122,6 +131,9 @@ def canonical(data: dict[str, Any], sources: Mapping[str, str]) -> dict[str, Any
                 found[modality] = _canonical(f"encoders.{modality}", level, sources)
         elif found is not None:
             data[head] = _canonical(head, found, sources)
+    sampler = data.get("sampler", {})
+    if isinstance(sampler, dict) and isinstance(sampler.get("name"), str):
+        levels.target(level_table(SAMPLERS), sampler["name"], "sampler", source_of(sources, "sampler.name"))
     return data
 
 

@@ -24,10 +24,15 @@ CORPORA = {
 }  # fmt: skip
 
 
-def open_fake(name: str) -> CorpusRef:
+def _open(name: str) -> CorpusRef:
     if name not in CORPORA:
         raise UserError(f"there is no corpus {name!r}", expected="demo, plain")
     return CORPORA[name]
+
+
+@pytest.fixture(scope="session")
+def open_fake() -> Callable[[str], CorpusRef]:
+    return _open
 
 
 BASE = """
@@ -47,6 +52,6 @@ def plan_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Plan]:
         folder = tmp_path_factory.mktemp("space")
         file = folder / "made.yaml"
         file.write_text(text if "base:" in text else BASE + text)
-        return make_plan(file, open_corpus=open_fake, **options)  # type: ignore[arg-type]
+        return make_plan(file, open_corpus=_open, **options)  # type: ignore[arg-type]
 
     return make

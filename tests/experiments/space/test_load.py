@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from experiments.slots import Slot, Stage
+from experiments.space.load import make_plan
 from experiments.space.order import balanced, imbalance
 from mer.errors import UserError
 
@@ -264,3 +265,28 @@ def test_bad_set(plan_of):
         plan_of("", sets=["fusoin=x"])
     with pytest.raises(UserError, match="key=value"):
         plan_of("", sets=["x"])
+
+
+def test_contrasts_of_one_factor_stand_at_the_baseline(plan_of):
+    plan = plan_of("""
+    factors: {fusion: [concat, gated], pooling: [mean, min]}
+    design: {interactions: [[fusion, pooling]]}
+    contrasts: [fusion]
+    """)
+    assert plan.contrasts[0].weights == {"baseline": -1.0, "fusion=gated": 1.0}
+
+
+def test_samplers_are_checked(plan_of):
+    with pytest.raises(UserError, match=r"unknown sampler 'weigthed'.*did you mean 'weighted'"):
+        plan_of("factors: {sampler.name: [plain, weigthed]}")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "fusion_vn", "fusion_pipeline", "tacfn", "missing_rate", "aa"])
+def test_shipped_spaces_make_plans(name, open_fake):
+    plan = make_plan(name, open_corpus=open_fake)
+    assert plan.n_slots == len(set(plan.slots()))
+    assert plan.contrasts
+    assert plan.cells[0].levels == plan.baseline
+    for cell in plan.cells:
+        slot = Slot(cell.corpus, cell.name, 0, 0, Stage.TUNE, 0)
+        assert plan.recipe(slot, plan.params(slot)).training.metric == plan.metric
