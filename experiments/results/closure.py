@@ -64,7 +64,12 @@ def module_digest(module: str) -> str:
 def literal_table(module: str, name: str) -> dict[str, str]:
     """A table of levels, read from its module's source."""
     source = find_source(module)
-    for statement in ast.parse(source.read_text("utf-8")).body if source else ():
+    return dict(_literal(source, source.stat().st_mtime_ns, name)) if source else {}
+
+
+@functools.lru_cache(maxsize=256)
+def _literal(source: Path, changed: int, name: str) -> dict[str, str]:
+    for statement in ast.parse(source.read_text("utf-8")).body:
         if _assigned(statement) == name:
             value = getattr(statement, "value", None)
             table = ast.literal_eval(value) if value is not None else {}

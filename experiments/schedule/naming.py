@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments.results.identity import Identifier, TrialKey, digest, recipe_text
-from experiments.slots import Scalar, Slot
-from experiments.space.plan import Plan
+from experiments.slots import Cell, Scalar, Slot
+from experiments.space.plan import Condition, Plan
+
+
+def conditions_of(plan: Plan, cell: Cell) -> tuple[Condition, ...]:
+    """The conditions that a cell's models can be scored under: a pattern must leave something that they use."""
+    encoders = cell.recipe.get("encoders", {})
+    used = set(encoders) if isinstance(encoders, Mapping) else set()
+    return tuple(
+        condition
+        for condition in plan.conditions
+        if not condition.missing.get("available") or used & set(condition.missing["available"])
+    )
 
 
 class Names:

@@ -10,7 +10,7 @@ from experiments.results.ledger import Ledger
 from experiments.results.snapshot import Known
 from experiments.results.store import Store
 from experiments.results.tables import Verdict, write_tables
-from experiments.schedule.naming import Names
+from experiments.schedule.naming import Names, conditions_of
 from experiments.schedule.session import Session, decision_row
 from experiments.slots import Scalar, Slot, Stage, Status
 from experiments.space.plan import Plan
@@ -34,14 +34,14 @@ def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | Non
 
 def replay(plan: Plan, names: Names, known: Mapping[str, Known]) -> State:
     """The protocol, told all that is on record."""
-    wanted = {condition.name for condition in plan.conditions}
-
     def look_up(slot: Slot, params: Mapping[str, Scalar]) -> Fact | None:
         found = known.get(names.trial(slot, params))
         if found is None:
             return None
-        if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE and not wanted <= found.conditions:
-            return None
+        if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE:
+            wanted = {condition.name for condition in conditions_of(plan, plan.cell_of(slot))}
+            if not wanted <= found.conditions:
+                return None
         return Fact(slot, found.curve, found.status, params)
 
     return replay_ledger(plan, look_up)

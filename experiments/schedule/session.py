@@ -19,7 +19,7 @@ from experiments.results.decisions import DecisionRow, append_decisions
 from experiments.results.ledger import LOOSE, Ledger
 from experiments.results.snapshot import Known
 from experiments.schedule import states
-from experiments.schedule.naming import Names
+from experiments.schedule.naming import Names, conditions_of
 from experiments.schedule.work import Do, Ended, Order, Outcome, Spec
 from experiments.slots import Scalar, Slot, Stage, Status
 from experiments.space.plan import Plan
@@ -75,6 +75,7 @@ class Session:
         self.tally = Tally()
         self._begun_trials = 0
         self._retried: set[str] = set()
+        self._proven = False
         self.state: State = replay_ledger(plan, self.look_up)
         self.tally.before = sum(self.state.status(slot) is not Status.MISSING for slot in self.state.order)
         self._holder: dict[Slot, str] = {}  # slot that has reported -> worker that keeps it
@@ -100,7 +101,7 @@ class Session:
         if found is None or (found.status in (Status.FAILED, Status.OOM) and self._runs_again(trial)):
             return None
         if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE:
-            wanted = {condition.name for condition in self.plan.conditions}
+            wanted = {condition.name for condition in conditions_of(self.plan, self.plan.cell_of(slot))}
             if not wanted <= found.conditions:
                 return None  # a condition was added: trained and scored again, by the same streams
         return Fact(slot, found.curve, found.status, params)
@@ -237,7 +238,7 @@ class Session:
             corpus=plan.corpora[slot.corpus],
             folds=plan.folds,
             resplit=plan.resplit,
-            conditions=plan.conditions if slot.stage is Stage.CONFIRM else (),
+            conditions=conditions_of(plan, plan.cell_of(slot)) if slot.stage is Stage.CONFIRM else (),
             keep=plan.keep,
             attempt=self.attempts.get(key.trial, 0),
             params=dict(params),
@@ -357,9 +358,12 @@ class Session:
 
     def _stop_if_hopeless(self) -> None:
         done = self.tally.done
-        ended = sum(count for status, count in done.items() if status is not Status.SKIPPED)
         bad = done[Status.FAILED] + done[Status.OOM]
-        if self.ending is None and ended == FIRST_TRIALS and bad > FAILED_SHARE * ended:
+        ended = bad + done[Status.COMPLETE] + done[Status.DIVERGED]  # a pruned trial has not shown that it can end
+        if self._proven or ended < FIRST_TRIALS:
+            return
+        self._proven = True
+        if self.ending is None and bad > FAILED_SHARE * ended:
             reasons = Counter(known.reason for known in self.known.values() if known.status is Status.FAILED)
             common = reasons.most_common(1)[0][0] if reasons else "out of memory"
             self.ending = f"{bad} of the first {ended} trials failed, so the run stops. Most often: {common}"
