@@ -38,22 +38,26 @@ def winners(run: Run) -> pd.DataFrame:
 
 def boundaries(run: Run) -> list[Boundary]:
     chosen = winners(run)
-    found = []
-    for hyper in run.spec.tuned:
-        if hyper.low is None or hyper.high is None or hyper.name not in chosen.columns:
-            continue
-        values = chosen[hyper.name].dropna().to_numpy(dtype=np.float64)
-        if not values.size or hyper.high <= hyper.low:
-            continue
-        low, high = float(hyper.low), float(hyper.high)
-        if hyper.kind.startswith("log"):
-            place = np.log(np.maximum(values, low) / low) / math.log(high / low)
-        else:
-            place = (values - low) / (high - low)
-        found.append(
-            Boundary(hyper.name, int((place < EDGE).sum()), int((place > 1 - EDGE).sum()), values.size, (low, high))
-        )
-    return found
+    found: dict[str, Boundary] = {}
+    for (corpus, cell), part in chosen.groupby(["corpus", "cell"], sort=False):
+        for hyper in run.spec.tuned.get((str(corpus), str(cell)), ()):
+            low, high = hyper.low, hyper.high
+            if low is None or high is None or high <= low or hyper.name not in part.columns:
+                continue
+            values = part[hyper.name].dropna().to_numpy(dtype=np.float64)
+            if hyper.kind.startswith("log"):
+                place = np.log(np.maximum(values, low) / low) / math.log(high / low)
+            else:
+                place = (values - low) / (high - low)
+            old = found.get(hyper.name, Boundary(hyper.name, 0, 0, 0, (low, high)))
+            found[hyper.name] = Boundary(
+                hyper.name,
+                old.low + int((place < EDGE).sum()),
+                old.high + int((place > 1 - EDGE).sum()),
+                old.winners + values.size,
+                (min(old.range[0], low), max(old.range[1], high)),
+            )
+    return [b for b in found.values() if b.winners]
 
 
 def pruning_effect(run: Run) -> PruningEffect | None:

@@ -61,7 +61,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A tuned hyperparameter and its range (`low`, `high` None for a choice)."""
+    """A tuned hyperparameter of a cell and its range (`low`, `high` None for a choice)."""
 
     name: str
     kind: str
@@ -84,11 +84,13 @@ class Spec:
     folds: int = 1
     fold_by: str | None = None
     tuning: Mapping[str, Any] = field(default_factory=dict)
-    tuned: tuple[Tuned, ...] = ()
+    tuned: Mapping[tuple[str, str], tuple[Tuned, ...]] = field(default_factory=dict)
     resplit: bool = False
     alpha: float = 0.05
     description: str = ""
     notices: tuple[str, ...] = ()
+    metric_post_hoc: bool = False
+    second_look: Mapping[str, Any] = field(default_factory=dict)
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -103,25 +105,31 @@ class Spec:
         return next((c for c in self.conditions if c.name == name), Condition(name))
 
 
-def _tuned(document: Mapping[str, Any]) -> tuple[Tuned, ...]:
-    found = []
-    for name, entry in (document.get("hyperparameters") or {}).items():
-        low, high = entry.get("low"), entry.get("high")
-        numeric = entry.get("kind") != "choice" and low is not None and high is not None
-        found.append(Tuned(name, str(entry.get("kind")), low if numeric else None, high if numeric else None))
-    return tuple(found)
+def _tuned(document: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Tuned, ...]]:
+    found = {}
+    for cell in document.get("cells") or []:
+        hypers = []
+        for entry in cell.get("hypers") or []:
+            numeric = entry.get("kind") != "choice"
+            low, high = (float(entry["low"]), float(entry["high"])) if numeric else (None, None)
+            hypers.append(Tuned(str(entry["path"]), str(entry["kind"]), low, high))
+        found[str(cell["corpus"]), str(cell["name"])] = tuple(hypers)
+    return found
 
 
 def spec_of(document: Mapping[str, Any], where: str) -> Spec:
     """The specification in a parsed `space.yaml`."""
     folds = document.get("folds") or {}
     tuning = document.get("tuning") or {}
+    written = document.get("document") or {}
+    declared = document.get("declared") or {}
+    rules = written.get("contrasts") if isinstance(written.get("contrasts"), dict) else {}
     conditions = tuple(
         Condition(str(c["name"]), dict(c.get("missing") or {})) for c in document.get("conditions") or []
     )
     if not any(c.name == "complete" for c in conditions):
         conditions = (Condition("complete"), *conditions)
-    known = {f for f in Contrast.__dataclass_fields__}
+    known = set(Contrast.__dataclass_fields__)
     contrasts = []
     for i, entry in enumerate(document.get("contrasts") or []):
         try:
@@ -144,9 +152,11 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
         tuning=dict(tuning),
         tuned=_tuned(document),
         resplit=bool(document.get("resplit", False)),
-        alpha=float(document.get("alpha", 0.05)),
-        description=str(document.get("description") or ""),
+        alpha=float(rules.get("alpha") or 0.05),
+        description=str(written.get("description") or ""),
         notices=tuple(str(n) for n in document.get("notices") or ()),
+        metric_post_hoc=bool((declared.get("metric") or {}).get("post_hoc")),
+        second_look=dict(declared.get("second_look") or {}),
         document=document,
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from experiments.reporting.tables.ablation import ablation_tables, effects_table
-from experiments.reporting.tables.classes import classes_table
 from experiments.reporting.tables.claims import claims_table
+from experiments.reporting.tables.classes import classes_table
 from experiments.reporting.tables.conditions import conditions_table
 from experiments.reporting.tables.cost import accounting_table, cost_table, reasons_table
 from experiments.reporting.tables.main import corpora_table, main_table

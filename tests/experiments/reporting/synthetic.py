@@ -105,7 +105,7 @@ def write_run(folder: Path, world: World) -> Path:
                 curves = finals[:, None] * (1 - np.exp(-np.arange(1, world.epochs + 1) / 2.5))[None, :]
                 curves += rng.normal(0, 0.004, curves.shape)
                 pruned = np.zeros(world.draws, bool)
-                exempt = np.arange(world.draws) % 4 == 0
+                exempt = np.arange(world.draws) % 4 == 2
                 rung = min(3, world.epochs)
                 for draw in range(world.draws):
                     if not world.prune:
@@ -299,7 +299,25 @@ def _space(world: World, levels: list[dict[str, Any]], conditions: list[dict[str
         },
         "factors": {k: list(v) for k, v in world.factors.items()},
         "baseline": baseline,
-        "hyperparameters": {"optimizer.lr": {"kind": "loguniform", "low": 1e-4, "high": 1e-2}},
+        "cells": [
+            {
+                "corpus": corpus,
+                "name": cell_name(one),
+                "levels": dict(one),
+                "skip": None,
+                "tuning": "",
+                "hypers": [{"path": "optimizer.lr", "kind": "loguniform", "low": 1e-4, "high": 1e-2, "choices": []}],
+                "recipe": {},
+            }
+            for corpus in world.corpora
+            for one in levels
+        ],
+        "declared": {
+            "metric": {"declared": "2026-04-30T12:00:00Z", "post_hoc": False},
+            "first_result": "2026-05-01T00:00:10Z",
+            "second_look": None,
+        },
+        "document": {"description": "Made up.", "contrasts": {"alpha": 0.05}},
         "conditions": conditions,
         "contrasts": contrasts,
         "resplit": True,

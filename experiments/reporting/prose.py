@@ -1,0 +1,244 @@
+"""The paragraph "Experimental protocol" and the checklist answers, from what was really run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from experiments.reporting.numbers import count, seconds_text
+from experiments.reporting.statistics.levels import FEWEST_UNITS
+from experiments.reporting.statistics.paired import TESTS
+from experiments.reporting.tables.latex import escape
+from experiments.reporting.wording import cautions, listed, selection_rule, what_varies
+
+if TYPE_CHECKING:
+    from experiments.reporting.run import Run
+
+
+def _space(run: Run) -> str:
+    cells = {corpus: len(run.cells(corpus)) for corpus in run.corpora}
+    factors = listed(
+        f"{f.rsplit('.', 1)[-1].replace('_', ' ')} ({count(len(run.levels(f)), 'level')})" for f in run.factors
+    )
+    compared = f" that differ in {factors}" if factors else ""
+    where = listed(run.corpora)
+    sizes = sorted(set(cells.values()))
+    number = count(sizes[0], "cell") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} cells"
+    corpora = f" on each of {len(run.corpora)} corpora ({where})" if len(run.corpora) > 1 else f" on {where}"
+    return f"We compare {number}{compared}{corpora}."
+
+
+def _studies(run: Run) -> str:
+    t = run.trials
+    planned = t.loc[t["stage"] == "confirm", "study"].nunique()
+    folds = f" and {run.spec.folds} test folds by {run.spec.fold_by}" if run.spec.folds > 1 else ""
+    return (
+        f"The whole experiment is repeated in {count(planned, 'independent study', 'independent studies')}{folds}; "
+        f"studies differ in {what_varies(run)}, which within a study are the same for all cells, so that comparisons are "
+        "paired."
+    )
+
+
+def _pruning(run: Run) -> str:
+    t = run.trials
+    tune = t[t["stage"] == "tune"]
+    pruned = int((tune["status"] == "pruned").sum())
+    if not len(tune):
+        return ""
+    if not pruned:
+        return "No draw was pruned."
+    grace, eta = run.spec.tuning.get("grace"), run.spec.tuning.get("eta")
+    rule = f" (successive halving, first judgement after {grace} epochs, factor {eta:g})" if grace and eta else ""
+    return (
+        f"Draws were pruned against earlier draws of their own cell only{rule}: {pruned} of {len(tune)} draws ended early. "
+        "Pruned and tuning trials enter no reported mean."
+    )
+
+
+def _tests(run: Run) -> str:
+    claims = run.claims
+    level = f"{run.spec.level * 100:g} %"
+    if not claims:
+        return f"No contrast was declared; intervals are {level} Student's t intervals over studies and all tests are exploratory."
+    declared = [c for c in claims if not c.contrast.post_hoc]
+    tests = listed(sorted({TESTS[c.contrast.test] for c in claims}))
+    families = {c.contrast.family: c.family for c in declared}
+    sizes = listed(f"{name} ({size})" for name, size in families.items())
+    what = (
+        f"{count(next(iter(families.values())), 'contrast')} declared before the first test score"
+        if len(families) == 1
+        else f"families declared before the first test score: {sizes}"
+    )
+    text = (
+        (
+            f"Decisive test: {tests}, two-sided at α = {run.spec.alpha:g}, Holm-adjusted over {what}; intervals are {level} "
+            "Student's t intervals of the paired differences."
+        )
+        if declared
+        else f"All contrasts are post hoc; test: {tests}, Holm-adjusted."
+    )
+    scopes = sorted({c.scope for c in claims} - {"this test set"})
+    if scopes:
+        text += f" Claims for {listed(scopes)} use intervals over both sources of variation."
+    else:
+        text += " Claims are about this test set."
+    post = len(claims) - len(declared)
+    if post and declared:
+        text += f" {count(post, 'contrast')} declared later {'is' if post == 1 else 'are'} marked post hoc."
+    return text
+
+
+def _lost(run: Run) -> str:
+    confirm = run.trials[run.trials["stage"] == "confirm"]
+    bad = confirm[~confirm["status"].isin(["complete"])]
+    if bad.empty:
+        return f"All {len(confirm)} planned confirm trials completed."
+    parts = listed(f"{n} {status}" for status, n in bad["status"].value_counts(sort=False).sort_index().items())
+    return f"Of {len(confirm)} planned confirm trials, {len(bad)} have no result ({parts}); see the accounting."
+
+
+def protocol(run: Run) -> str:
+    """The paragraph, as plain text."""
+    parts = [
+        _space(run), _studies(run), selection_rule(run), _pruning(run), _tests(run), _lost(run), *cautions(run)
+    ]  # fmt: skip
+    return " ".join(part for part in parts if part)
+
+
+def compute(run: Run) -> str:
+    """The answer about compute resources, failed and pruned trials included."""
+    t = run.trials
+    parts = []
+    hardware = sorted(str(h) for h in t["hardware"].dropna().unique()) if "hardware" in t.columns else []
+    if hardware:
+        parts.append(f"Hardware: {'; '.join(hardware)}.")
+    if "device_s" in t.columns and t["device_s"].notna().any():
+        by = t.groupby("status")["device_s"].sum()
+        total = float(by.sum())
+        wasted = {s: float(by[s]) for s in ("pruned", "diverged", "oom", "failed") if by.get(s, 0) > 0}
+        share = listed(f"{seconds_text(v)} {s}" for s, v in wasted.items())
+        parts.append(
+            f"Total device time {seconds_text(total)} over {int(t['device_s'].notna().sum())} trials"
+            + (f", of which {share}" if wasted else "")
+            + "; it includes all tuning, not only the reported trials."
+        )
+        confirm = run.confirm["device_s"].dropna()
+        if len(confirm):
+            parts.append(f"A reported trial takes {seconds_text(float(confirm.median()))} of device time (median).")
+    if "peak_memory_mb" in t.columns and t["peak_memory_mb"].notna().any():
+        parts.append(f"Peak memory of a trial: {t['peak_memory_mb'].max():.0f} MB.")
+    if "energy_j" in t.columns and t["energy_j"].notna().any():
+        parts.append(f"Measured energy: {t['energy_j'].sum() / 3.6e6:.3g} kWh.")
+    return " ".join(parts) or "Cost was not recorded."
+
+
+def checklist(run: Run) -> list[tuple[str, str]]:
+    """NeurIPS checklist: (question, answer) about statistical significance and compute."""
+    level = f"{run.spec.level * 100:g} %"
+    n = run.trials.loc[run.trials["stage"] == "confirm", "study"].nunique()
+    bars = (
+        f"Yes. Error bars are {level} Student's t intervals of the mean over {count(n, 'study', 'studies')} (not standard "
+        f"deviations or standard errors). They capture {what_varies(run)}. They assume that study means are about normal; "
+        "they are symmetric and lie within the range of the metric unless noted. Differences between cells are paired by "
+        "study and reported with their own intervals."
+    )
+    refused = [c for c in run.claims if c.verdict == "refused"]
+    scope = (
+        f"Intervals over studies describe this test set. For new dialogues or speakers two-level intervals are given where "
+        f"the test set has at least {FEWEST_UNITS} of them."
+        + (f" {count(len(refused), 'claim')} refused for want of them." if refused else "")
+    )
+    return [
+        ("Experiment statistical significance: error bars", bars),
+        ("Experiment statistical significance: tests", _tests(run)),
+        ("Experiment statistical significance: scope", scope),
+        ("Experiments compute resources", compute(run)),
+    ]
+
+
+def as_text(run: Run) -> str:
+    lines = ["Experimental protocol", "", protocol(run), "", "NeurIPS checklist", ""]
+    for question, answer in checklist(run):
+        lines += [f"{question}.", answer, ""]
+    return "\n".join(lines)
+
+
+def as_latex(run: Run) -> str:
+    """A fragment to `\\input`."""
+    lines = [
+        "\\paragraph{Experimental protocol.}",
+        escape(protocol(run)),
+        "",
+        "\\paragraph{Checklist.}",
+        "\\begin{description}",
+    ]
+    lines += [f"\\item[{escape(question)}.] {escape(answer)}" for question, answer in checklist(run)]
+    return "\n".join([*lines, "\\end{description}", ""])
+
+
+def warnings(run: Run) -> list[str]:
+    """What a reader must know before the first number."""
+    found = cautions(run)
+    t = run.trials
+    counts = t["status"].value_counts()
+    confirm = t[t["stage"] == "confirm"]
+    gaps = confirm[confirm["status"] != "complete"]
+    if len(gaps):
+        cells = sorted({run.label(c, k) for c, k in zip(gaps["cell"], gaps["corpus"], strict=True)})
+        shown = ", ".join(cells[:6]) + (f" and {len(cells) - 6} more" if len(cells) > 6 else "")
+        found.append(f"Incomplete: {len(gaps)} of {len(confirm)} confirm slots have no result ({shown}).")
+    if counts.get("missing", 0):
+        found.append(f"{counts['missing']} planned slots have not been run; the same command continues the run.")
+    ran = t[t["trial"].notna()] if "trial" in t.columns else t
+    for column, what in (
+        ("hardware", "hardware"),
+        ("commit", "git commits"),
+        ("versions", "package versions"),
+        ("code", "code digests"),
+    ):
+        if column in ran.columns:
+            values = ran[column].dropna()
+            # A code digest covers what a recipe imports, so cells may differ; within a cell it must not.
+            mixed = (
+                values.nunique() > 1
+                if column != "code"
+                else (ran.groupby(["corpus", "cell"])[column].nunique() > 1).any()
+            )
+            if mixed:
+                found.append(f"Different {what} are mixed in one table: {listed(_shown(values))}.")
+    if "dirty" in ran.columns and ran["dirty"].fillna(False).astype(bool).any():
+        found.append("Some trials ran from a working tree with uncommitted changes.")
+    data = (
+        ran.groupby("corpus")["data"].nunique()
+        if "data" in ran.columns and run.spec.folds == 1 and not run.spec.resplit
+        else pd.Series(dtype=int)
+    )
+    found += [f"Trials of corpus {c} used different data (by digest)." for c, n in data.items() if n > 1]
+    if run.spec.metric_post_hoc:
+        found.append("Post hoc: the metric was declared or changed after the first confirm result.")
+    return found + [n for n in run.spec.notices if n not in found]
+
+
+def _shown(values: pd.Series) -> list[str]:
+    names = sorted({str(v) for v in values})
+    return [*names[:4], *([f"{len(names) - 4} more"] if len(names) > 4 else [])]
+
+
+def provenance(run: Run) -> list[tuple[str, str]]:
+    """What was run, with what, where."""
+    t = run.trials
+    found = [("Space", run.spec.name)]
+    if run.spec.description:
+        found.append(("Description", run.spec.description.strip()))
+    names = {
+        "commit": "Git commit", "versions": "Packages", "hardware": "Hardware", "host": "Hosts",
+        "data": "Data digests", "code": "Code digests",
+    }  # fmt: skip
+    for column, name in names.items():
+        if column in t.columns and t[column].notna().any():
+            found.append((name, listed(_shown(t[column].dropna()))))
+    for column, name, pick in (("started", "First trial started", "min"), ("ended", "Last trial ended", "max")):
+        if column in t.columns and t[column].notna().any():
+            found.append((name, getattr(t[column], pick)().strftime("%Y-%m-%d %H:%M:%S UTC")))
+    return found
