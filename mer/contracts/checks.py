@@ -137,15 +137,20 @@ def _shape(subject: Subject) -> None:
 
 def _gradients(subject: Subject) -> None:
     module = ready(subject, training=True)
-    touched: set[str] = set()
+    dead = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     for seed in range(3):
+        if not dead and seed:
+            break
         module.zero_grad(set_to_none=True)
         batch = with_padding(subject.batch(seed), 0.0, leaf=True)
         torch.autograd.backward(objective(subject.call(module, batch)))
-        touched |= {n for n, p in module.named_parameters() if p.grad is not None and bool((p.grad != 0).any())}
-    dead = [name for name, p in module.named_parameters() if p.requires_grad and name not in touched]
+        dead = [name for name in dead if not _touched(module.get_parameter(name))]
     if dead:
         raise Violation(f"no gradient in {', '.join(dead)}")
+
+
+def _touched(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool((parameter.grad != 0).any())
 
 
 def _finite(subject: Subject) -> None:
