@@ -20,6 +20,7 @@ def parser_builders() -> list[Callable[[Subparsers], object]]:
     """What adds the commands, in the order of `mer --help`."""
     from experiments import commands_features, commands_model, commands_run
     from experiments.analysis import cli as analysis
+    from experiments.cluster import cli as cluster
     from experiments.reporting import cli as reporting
     from experiments.results import cli as results
     from mer.contracts import cli as contracts
