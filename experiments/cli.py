@@ -18,7 +18,7 @@ Subparsers = Any  # argparse's own type is private
 
 def parser_builders() -> list[Callable[[Subparsers], object]]:
     """What adds the commands, in the order of `mer --help`."""
-    from experiments import commands_features, commands_model, commands_run
+    from experiments import commands_editor, commands_features, commands_model, commands_run
     from experiments.analysis import cli as analysis
     from experiments.cluster import cli as cluster
     from experiments.reporting import cli as reporting
@@ -26,7 +26,18 @@ def parser_builders() -> list[Callable[[Subparsers], object]]:
     from mer.contracts import cli as contracts
     from mer.data import cli as data
 
-    modules = (commands_run, results, reporting, analysis, data, commands_features, commands_model, contracts)
+    modules = (
+        commands_run,
+        results,
+        reporting,
+        analysis,
+        data,
+        commands_features,
+        commands_model,
+        contracts,
+        cluster,
+        commands_editor,
+    )
     return [module.add_parser for module in modules]
 
 
