@@ -65,7 +65,7 @@ class Dual(SpeechModel):
         super().__init__(modality, config, info, layer=layer, dtype=dtype, bf16=bf16, unfreeze_every=unfreeze_every)
         if merge not in ("concat", "sum"):
             raise UserError(f"encoder {config.name!r}: merge {merge!r}", expected="concat or sum")
-        self.merge, self.speech_dim = merge, self.out_dim
+        self.merge = merge
         kind = "tiny" if config.weights == "tiny" and vggish is None else "pretrained"
         self.vggish = VggishFrontend(kind, vggish, dtype)
         self.vggish_weights = vggish_identity(kind, vggish)
@@ -78,7 +78,7 @@ class Dual(SpeechModel):
         if self.body is None:
             values, mask = x.filled(), x.mask
         else:
-            speech = super().forward(x)
+            speech = self._speech(x)
             sound = torch.zeros(*speech.values.shape[:2], 128, device=speech.values.device)
             lengths, frames = x.lengths.tolist(), speech.lengths.tolist()
             with torch.no_grad():

@@ -80,6 +80,7 @@ class SpeechModel(Pretrained, AudioEncoder):
         if layer != -1:
             check_layer(layer, made.num_hidden_layers, config.name)
             self.out_dim = made.hidden_size
+        self.speech_dim = self.out_dim
         self.layer, self.grouped = layer, made.feat_extract_norm == "group"
         self.adapted = bool(getattr(made, "add_adapter", False)) and layer == -1
         self.sample_rate, self.normalised = self._preprocessing()
@@ -145,19 +146,21 @@ class SpeechModel(Pretrained, AudioEncoder):
     def forward(self, x: Sequence) -> Sequence:
         if self.body is None:
             return x
-        present = x.present
-        samples, mask = column(x)[present], x.mask[present]
-        size = int(self.get_feat_lengths(torch.tensor(x.mask.shape[1]).clamp(min=self.min_samples)))
-        values = torch.zeros(len(present), size, self.out_dim, device=x.mask.device)
-        out = torch.zeros(values.shape[:2], dtype=torch.bool, device=x.mask.device)
+        return self._speech(x)
+
+    def _speech(self, x: Sequence) -> Sequence:
+        """Samples through the trained body; clips under one frame end in silence, as in the frontend."""
+        present, lengths = x.present, x.lengths.clamp(min=self.min_samples)
+        samples = nn.functional.pad(column(x), (0, max(0, self.min_samples - x.mask.shape[1])))
+        frames = torch.where(present, self.get_feat_lengths(lengths), 0)
+        size = int(self.get_feat_lengths(torch.tensor(samples.shape[1])))
+        values = torch.zeros(len(present), size, self.speech_dim, device=samples.device)
         if bool(present.any()):
-            short = self.min_samples - samples.shape[1]
-            samples, mask = (nn.functional.pad(part, (0, max(0, short))) for part in (samples, mask))
+            mask = mask_of(lengths[present], samples.shape[1])
             with self.draws.forked(samples.device):
-                found = self.encode(self.body, self.prepare(samples, mask), mask)
+                found = self.encode(self.body, self.prepare(samples[present], mask), mask)
             values = values.to(found.values.dtype).index_put((present,), found.values)
-            out[present] = found.mask
-        return Sequence(values, out)
+        return Sequence(values, mask_of(frames, size))
 
     # The body.
 
