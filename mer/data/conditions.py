@@ -59,8 +59,9 @@ def conditions(spec: object, modalities: Sequence[str], where: str | None = None
     """Conditions from what a space or a command line names; each once, in order.
 
     An entry is `complete`, `all_patterns` (the incomplete ones and complete), `only text`, `without audio`,
-    `text+audio`, `{text, audio}`, a missing rate (`0.3`, `rate 0.3`), `{rates: [0.0, 0.1, ...]}`, or
-    `{name: ..., missing: {protocol: ...}}` for any other protocol.
+    `text+audio`, `{text, audio}`, `{available: [text]}`, a missing rate (`0.3`, `rate 0.3`), `{rates: [0.0, 0.1]}`,
+    or any protocol, with a name or without: `{protocol: random, rate: [0.1, 0.3]}`,
+    `{name: noisy, missing: {protocol: per_modality, rates: {text: 0.5}}}`.
 
     >>> [condition.name for condition in conditions(["all_patterns", {"rates": [0.3]}], ["audio", "text"])]
     ['only audio', 'only text', 'complete', 'rate 0.3']
@@ -78,10 +79,8 @@ def conditions(spec: object, modalities: Sequence[str], where: str | None = None
 def _parse(entry: object, modalities: Sequence[str], where: str | None) -> list[Condition]:
     if isinstance(entry, Condition):
         return [entry]
-    if isinstance(entry, bool) or entry is None:
-        raise _refused(entry, where)
     if isinstance(entry, int | float):
-        return [_rate(float(entry), where)]
+        return [_rate(entry, where)]
     if isinstance(entry, Mapping):
         return _from_mapping(entry, modalities, where)
     if not isinstance(entry, str):
@@ -112,19 +111,48 @@ def _parse(entry: object, modalities: Sequence[str], where: str | None) -> list[
 
 def _from_mapping(entry: Mapping[Any, Any], modalities: Sequence[str], where: str | None) -> list[Condition]:
     if set(entry) == {"rates"} and isinstance(entry["rates"], list | tuple):
-        rates = entry["rates"]
-        if all(isinstance(rate, int | float) and not isinstance(rate, bool) for rate in rates):
-            return [_rate(float(rate), where) for rate in rates]
+        return [_rate(rate, where) for rate in entry["rates"]]
     if entry and all(value is None for value in entry.values()):  # YAML reads {text, audio} as a mapping to nothing
         return [_pattern([str(name) for name in entry], modalities, where)]
-    if set(entry) == {"name", "missing"} and isinstance(entry["missing"], Mapping):
-        try:
-            return [Condition(str(entry["name"]), MissingConfig.model_validate(dict(entry["missing"])))]
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"condition {entry['name']!r}: {key}: {first['msg']}", where=where) from None
-    raise _refused(dict(entry), where)
+    if "missing" in entry and set(entry) <= {"name", "missing"} and isinstance(entry["missing"], Mapping):
+        entry = {**entry["missing"], **({"name": entry["name"]} if "name" in entry else {})}
+    if not {"protocol", "available"} & set(entry):
+        raise _refused(dict(entry), where)
+    settings = {"protocol": "pattern", **entry}
+    name = settings.pop("name", None)
+    rates = settings.get("rate")
+    if isinstance(rates, list | tuple):  # one condition for each
+        return [made for rate in rates for made in _from_mapping({**settings, "rate": rate}, modalities, where)]
+    try:
+        missing = MissingConfig.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"condition {name or dict(entry)!r}: {key}: {first['msg']}", where=where) from None
+    _check([*(missing.available or ()), *(missing.rates or ())], modalities, where)
+    return [Condition(str(name or name_of(missing, modalities)), missing)]
+
+
+def name_of(missing: MissingConfig, modalities: Sequence[str]) -> str:
+    """What tables call a protocol that was given no name.
+
+    >>> name_of(MissingConfig(protocol="random", rate=0.3), ["audio", "text"])
+    'rate 0.3'
+    >>> name_of(MissingConfig(protocol="per_modality", rates={"text": 0.5, "audio": 0.1}), ["audio", "text"])
+    'audio 0.1, text 0.5'
+    """
+    if missing.protocol == "none":
+        return COMPLETE.name
+    if missing.protocol == "random":
+        return f"rate {missing.rate}"
+    if missing.protocol == "pattern":
+        return pattern_name(missing.available or (), modalities)
+    if missing.protocol == "per_modality":
+        rates = missing.rates or {}
+        return ", ".join(f"{name} {rates[name]}" for name in modalities if name in rates)
+    if missing.protocol == "file":
+        return f"masks {missing.file}"
+    return f"{missing.protocol} {missing.rate}"
 
 
 def _pattern(available: Sequence[str], modalities: Sequence[str], where: str | None) -> Condition:
@@ -137,10 +165,13 @@ def _pattern(available: Sequence[str], modalities: Sequence[str], where: str | N
     return Condition(pattern_name(kept, modalities), MissingConfig(protocol="pattern", available=kept))
 
 
-def _rate(rate: float, where: str | None) -> Condition:
+def _rate(rate: object, where: str | None) -> Condition:
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise _refused(rate, where)
     if not 0 <= rate < 1:
         raise UserError(f"missing rate {rate:g}", where=where, expected="0 to below 1")
-    return Condition(f"rate {rate}", MissingConfig(protocol="random", rate=rate))
+    missing = MissingConfig(protocol="random", rate=float(rate))
+    return Condition(name_of(missing, ()), missing)
 
 
 def _check(names: Sequence[str], modalities: Sequence[str], where: str | None) -> None:
@@ -158,5 +189,5 @@ def _refused(entry: object, where: str | None) -> UserError:
         f"not a condition: {entry!r}",
         where=where,
         expected="complete, all_patterns, 'only text', 'without audio', 'rate 0.3', {rates: [...]} "
-        "or {name: ..., missing: {...}}",
+        "or {name: ..., missing: {protocol: ...}}",
     )

@@ -58,6 +58,17 @@ def test_all_patterns_of_three_and_two() -> None:
             "noisy",
             MissingConfig(protocol="per_modality", rates={"text": 0.5}),
         ),
+        ({"available": ["text"]}, "only text", _pattern("text")),
+        ({"available": ["audio", "text"], "name": "no camera"}, "no camera", _pattern("audio", "text")),
+        ({"protocol": "random", "rate": 0.3}, "rate 0.3", MissingConfig(protocol="random", rate=0.3)),
+        ({"protocol": "sample", "rate": 0.3}, "sample 0.3", MissingConfig(protocol="sample", rate=0.3)),
+        ({"protocol": "none"}, "complete", MissingConfig()),
+        ({"protocol": "file", "file": "m.json"}, "masks m.json", MissingConfig(protocol="file", file="m.json")),
+        (
+            {"protocol": "per_modality", "rates": {"text": 0.5, "audio": 0.2}},
+            "audio 0.2, text 0.5",
+            MissingConfig(protocol="per_modality", rates={"text": 0.5, "audio": 0.2}),
+        ),
     ],
 )
 def test_one_condition(entry: object, name: str, missing: MissingConfig) -> None:
@@ -68,6 +79,12 @@ def test_rates_and_duplicates() -> None:
     found = conditions(["complete", {"rates": [0.0, 0.1, 0.7]}, "all_patterns", 0.1], AVT)
     assert [c.name for c in found[:4]] == ["complete", "rate 0.0", "rate 0.1", "rate 0.7"]
     assert len(found) == 4 + 6
+
+
+def test_a_list_of_rates_is_a_condition_each() -> None:
+    found = conditions([{"protocol": "sample", "rate": [0.1, 0.2]}], AVT)
+    assert [(c.name, c.missing.rate) for c in found] == [("sample 0.1", 0.1), ("sample 0.2", 0.2)]
+    assert conditions([{"protocol": "random", "rate": [0.1, 0.2]}], AVT) == conditions([{"rates": [0.1, 0.2]}], AVT)
 
 
 def test_names_of_larger_patterns() -> None:
@@ -89,6 +106,9 @@ def test_names_of_larger_patterns() -> None:
         (None, "not a condition"),
         (True, "not a condition"),
         ({"rates": "0.1"}, "not a condition"),
+        ({"available": ["txt"]}, "unknown modality 'txt'"),
+        ({"protocol": "per_modality", "rates": {"txt": 0.1}}, "unknown modality 'txt'"),
+        ({"protocol": "random", "rate": [0.1, 2.0]}, "rate: Input should be less than or equal to 1"),
         ({"rates": [True]}, "not a condition"),
         ({"name": "x", "missing": {"protocol": "rnadom"}}, "condition 'x': protocol"),
         ({"name": "x", "missing": {"rat": 0.1}}, "condition 'x': rat"),
