@@ -111,7 +111,7 @@ def test_names_of_larger_patterns() -> None:
         ({"protocol": "random", "rate": [0.1, 2.0]}, "rate: Input should be less than or equal to 1"),
         ({"rates": [True]}, "not a condition"),
         ({"name": "x", "missing": {"protocol": "rnadom"}}, "condition 'x': protocol"),
-        ({"name": "x", "missing": {"rat": 0.1}}, "condition 'x': rat"),
+        ({"name": "x", "missing": {"protocol": "random", "rat": 0.1}}, "condition 'x': rat"),
     ],
 )
 def test_bad_conditions_are_refused(entry: object, message: str) -> None:
