@@ -66,7 +66,9 @@ def compare(
             results[name].append(scores)
             valid.append(value)
         cells = [_cell(name, column, results) for column in columns]
-        print(f"| {name} | {np.mean(valid):.2f} | {' | '.join(cells)} | {time.perf_counter() - started:.0f} |", flush=True)
+        print(
+            f"| {name} | {np.mean(valid):.2f} | {' | '.join(cells)} | {time.perf_counter() - started:.0f} |", flush=True
+        )
     return results
 
 

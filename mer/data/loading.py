@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +41,8 @@ class SplitData:
     speaker: IntArray
     turn: FloatArray
     device: torch.device
+    borrowed: Mapping[str, tuple[IntArray, IntArray]] = field(default_factory=dict)
+    """Modalities made from transcripts (a language model's context): bounds `[N + 1]`, positions of the transcripts."""
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -65,13 +67,25 @@ class SplitData:
 
         With `dialogues` the rows must come ordered by dialogue and turn, as whole-dialogue samplers give them.
         """
-        kept = self.present[rows] & available[rows]
+        kept = self.present[rows] & available[rows] & ~self._would_leak(rows, available)
         modalities = {
             name: array.gather(rows, kept[:, column], device=self.device)
             for column, (name, array) in enumerate(self.arrays.items())
         }
         ids = tuple(self.ids[row] for row in rows)
         return Batch(modalities, ids, self._dialogues(rows) if dialogues else None)
+
+    def _would_leak(self, rows: np.ndarray, available: np.ndarray) -> np.ndarray:
+        """`[len(rows), M]`: entries made from a transcript that the mask withholds, be it a neighbour's."""
+        leaks = np.zeros((len(rows), len(self.modalities)), dtype=bool)
+        if "text" not in self.modalities:
+            return leaks
+        text = self.modalities.index("text")
+        withheld = self.present[:, text] & ~available[:, text]
+        for name, (bounds, sources) in self.borrowed.items():
+            counts = np.concatenate([[0], np.cumsum(withheld[sources])])
+            leaks[:, self.modalities.index(name)] = counts[bounds[rows + 1]] > counts[bounds[rows]]
+        return leaks
 
     def _dialogues(self, rows: np.ndarray) -> Dialogues:
         changes = np.diff(self.dialogue[rows], prepend=self.dialogue[rows[0]]) != 0
@@ -116,7 +130,20 @@ def prepare_split(
         speaker=_numbered([u.speaker for u in ordered]),
         turn=np.asarray([u.turn if u.turn is not None else 0.0 for u in ordered], dtype=np.float32),
         device=torch.device(device),
+        borrowed=_borrowed(encoders, ordered),
     )
+
+
+def _borrowed(
+    encoders: Mapping[str, Encoder], utterances: tuple[Utterance, ...]
+) -> dict[str, tuple[IntArray, IntArray]]:
+    found = {}
+    for name, encoder in encoders.items():
+        read = encoder.transcripts_read(utterances)
+        if read is not None:
+            bounds = np.concatenate([[0], np.cumsum([len(rows) for rows in read])])
+            found[name] = bounds, np.fromiter((row for rows in read for row in rows), dtype=np.int64)
+    return found
 
 
 def _in_dialogue_order(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:

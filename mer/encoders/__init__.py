@@ -23,6 +23,7 @@ LEVELS: dict[str, str] = {
     "hf_text": "mer.encoders.hf_text:HfText",
     "words": "mer.encoders.words:Words",
     "tfidf": "mer.encoders.words:TfIdf",
+    "llm_context": "mer.encoders.llm_context:LlmContext",
     # audio
     "xlsr": "mer.encoders.wav2vec:Xlsr",
     "wav2vec2": "mer.encoders.wav2vec:Wav2Vec2",

@@ -74,6 +74,11 @@ class Encoder(nn.Module):
             )
         return store.get(self.frontend, items)
 
+    def transcripts_read(self, utterances: Items[Utterance]) -> tuple[tuple[int, ...], ...] | None:
+        """For each utterance, the positions of those whose transcripts its array was made from, where an encoder
+        reads more than the utterance's own modality (a prompt holds neighbours). None: it does not."""
+        return None
+
     def fit(self, x: Ragged | DeviceRagged, rows: npt.NDArray[Any]) -> None:
         """Statistics from the training rows alone. Default: nothing to learn."""
 
