@@ -3,11 +3,12 @@
     python benchmarks/simulate_protocol.py [--replications 1000] [--out benchmarks]
 
 Nothing is trained. A generator (below, fixed before anything was measured) makes learning curves; `State` and `Race`
-of `experiments.protocol` decide on them exactly as in a run. Four ways of tuning see the same curves:
+of `experiments.protocol` decide on them exactly as in a run. Five ways of tuning see the same curves:
 
     no pruning     every draw to the full budget
     this pruning   deterministic ASHA per cell and study, with the defaults of `Tuning`
     tune once      this pruning, in study 0 only; its winners are used in every study
+    half the draws no pruning, half as many draws: what else the same compute could buy
     shared ASHA    one race over the draws of all cells of a study, as plain Ray Tune or Optuna would run it
 """
 
@@ -28,7 +29,7 @@ from experiments.space.hyper import Hyper
 from experiments.space.plan import CorpusRef, Plan, Tuning
 
 EPOCHS, STUDIES, CHANCE = 27, 5, 20.0
-WAYS = ("no pruning", "this pruning", "tune once", "shared ASHA")
+WAYS = ("no pruning", "this pruning", "half the draws", "tune once", "shared ASHA")
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,14 @@ def run_shared(plan: Plan, nature: Nature) -> tuple[np.ndarray, int]:
     return winners, spent
 
 
+def _tuning(way: str, tuning: Tuning) -> Tuning:
+    if way == "no pruning":
+        return replace(tuning, pruner="none")
+    if way == "half the draws":
+        return replace(tuning, pruner="none", draws=tuning.draws // 2)
+    return replace(tuning, once=way == "tune once")
+
+
 def one_replication(grid: Grid, root: int, tuning: Tuning) -> dict[str, tuple[np.ndarray, int]]:
     """Test scores `[cells, studies]` and tune-stage epochs of each way, on the same curves."""
     plan = make_plan(grid, root, tuning)
@@ -146,8 +155,7 @@ def one_replication(grid: Grid, root: int, tuning: Tuning) -> dict[str, tuple[np
         if way == "shared ASHA":
             winners, spent = run_shared(plan, nature)
         else:
-            changes = {"no pruning": {"pruner": "none"}, "this pruning": {}, "tune once": {"once": True}}[way]
-            winners, spent = run_state(replace(plan, tuning=replace(tuning, **changes)), nature)
+            winners, spent = run_state(replace(plan, tuning=_tuning(way, tuning)), nature)
         study_of = np.zeros(STUDIES, dtype=int) if way == "tune once" else np.arange(STUDIES)
         loss = nature.loss[np.arange(len(plan.cells))[:, None], study_of[None], winners]
         found[way] = (nature.test - loss, spent)
@@ -198,7 +206,7 @@ def draw_figure(tables: dict[int, dict[str, dict[str, float]]], path: Path) -> N
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    markers = {"no pruning": "o", "this pruning": "s", "tune once": "^", "shared ASHA": "x"}
+    markers = dict(zip(WAYS, "osd^x", strict=True))
     for way, marker in markers.items():
         rows = [table[way] for table in tables.values()]
         left.plot([r["epochs"] for r in rows], [100 * r["best"] for r in rows], marker + "-", label=way)

@@ -110,8 +110,8 @@ class TuneOverride(_Strict):
 
 
 class Asha(_Strict):
-    grace: int = Field(default=3, ge=1, description="epochs before the first judgement")
-    eta: float = Field(default=3.0, gt=1, description="one in eta goes on")
+    grace: int = Field(default=2, ge=1, description="epochs before the first judgement")
+    eta: float = Field(default=4.0, gt=1, description="one in eta goes on")
 
 
 class Pruner(_Strict):
@@ -132,7 +132,7 @@ class Tune(_Strict):
     batch: int = Field(default=1, ge=1, description="tpe: draws proposed together")
     startup: int = Field(default=4, ge=1, description="tpe: Sobol points before the first proposal")
     pruner: Annotated[Pruner, BeforeValidator(_pruner)] = Pruner(asha=Asha())
-    exempt: float = Field(default=0.125, ge=0, le=1, description="share of draws that is never pruned")
+    exempt: float = Field(default=0.25, ge=0, le=1, description="share of draws that is never pruned")
 
 
 class Studies(_Strict):

@@ -81,9 +81,9 @@ class Tuning:
     batch: int = 1
     startup: int = 4
     pruner: str = "asha"
-    grace: int = 3
-    eta: float = 3.0
-    exempt: float = 0.125
+    grace: int = 2
+    eta: float = 4.0
+    exempt: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -275,10 +275,19 @@ class Plan:
         if self.tuning.sampler != "sobol" and slot.stage is Stage.TUNE:
             from experiments.space.sampling import propose
 
-            return propose(hypers, self.tuning, self.streams(slot).draws, slot.draw, history, self.direction)
-        study = 0 if self.tuning.once else slot.study
-        seed = self.streams(Slot(slot.corpus, slot.cell, study, slot.fold, slot.stage)).draws
+            return propose(hypers, self.tuning, self._draw_seed(slot.study), slot.draw, history, self.direction)
+        seed = self._draw_seed(0 if self.tuning.once else slot.study)
         return {hyper.path: sobol_value(hyper, seed, max(slot.draw, 0)) for hyper in hypers}
+
+    def _draw_seed(self, study: int) -> int:
+        """The seed of a study's hyperparameters: no corpus, cell or fold is in it (`mer.streams.streams`)."""
+        if study not in self._draw_seeds:
+            self._draw_seeds[study] = streams(self.root_seed, "", study, 0, "").draws
+        return self._draw_seeds[study]
+
+    @functools.cached_property
+    def _draw_seeds(self) -> dict[int, int]:
+        return {}
 
     def recipe(self, slot: Slot, params: Params) -> Recipe:
         """The recipe of a slot once its hyperparameters are known: the cell's, with the draw laid over it."""
