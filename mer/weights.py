@@ -6,10 +6,12 @@ module says what was tried and what to do; it never falls back.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +89,8 @@ def load_body(source: Source, config: Any, kind: Any = None, unused: tuple[str, 
     load = functools.partial(
         (kind or AutoModel).from_pretrained, config=config, dtype=torch.float32, output_loading_info=True
     )
-    body, info = _obtain(source, load, "its weights")
+    with _quiet():  # what it would report of missing weights is checked below, and refused
+        body, info = _obtain(source, load, "its weights")
     missing = [name for name in info["missing_keys"] if not any(part in name for part in unused)]
     mismatched = [str(found[0] if isinstance(found, tuple) else found) for found in info["mismatched_keys"]]
     if missing or mismatched:
@@ -155,6 +158,21 @@ def _obtain(source: Source, load: Any, what: str) -> Any:
         + "`) and set HF_HOME to that cache, or name a local folder as `checkpoint`; "
         + TINY_WAY_OUT,
     ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _offline() -> bool:
