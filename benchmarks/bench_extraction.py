@@ -80,8 +80,9 @@ def through_store(checkpoint: Path, info: CorpusInfo, utterances: list[Utterance
 
 
 def main() -> None:
-    from transformers.utils import logging
+    from transformers import utils
 
+    logging: Any = utils.logging
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--utterances", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)

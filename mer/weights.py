@@ -162,8 +162,9 @@ def _obtain(source: Source, load: Any, what: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    from transformers.utils import logging
+    from transformers import utils
 
+    logging: Any = utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
