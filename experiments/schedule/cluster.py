@@ -41,9 +41,10 @@ def connect(address: str | None, *, workers: int | None = None, cpus: float = 1.
     if asked and asked != "local":
         _join(ray, asked)
         return f"Ray cluster at {asked} ({'--address' if address else 'RAY_ADDRESS'}), {resources(ray)}"
-    if asked is None and _running_here():
+    here = _running_here() if asked is None else None
+    if here is not None:
         with contextlib.suppress(ConnectionError):
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=here, log_to_driver=False, logging_level=logging.ERROR)
             return f"Ray cluster running on this machine, {resources(ray)}"
     # A local cluster offers as many places as were asked for, also where that is more than there are processors.
     count = os.cpu_count() or 1
@@ -64,13 +65,18 @@ def _join(ray: Any, address: str) -> None:
         ) from None
 
 
-def _running_here() -> bool:
-    """Does a Ray cluster run on this machine? Asked of Ray's own record, without connecting."""
+def _running_here() -> str | None:
+    """The cluster that `ray start` has started on this machine, if it still runs, by Ray's own record.
+
+    A cluster that another run has started for itself alone is not in that record: it ends with that run.
+    """
     try:
         from ray._private.services import find_gcs_addresses
-    except ImportError:
-        return True  # a Ray that keeps it elsewhere: connecting will tell
-    return bool(find_gcs_addresses())  # type: ignore[no-untyped-call]
+        from ray._private.utils import read_ray_address
+    except ImportError:  # a Ray that keeps it elsewhere: --address still works
+        return None
+    address: str | None = read_ray_address()
+    return address if address in find_gcs_addresses() else None  # type: ignore[no-untyped-call]
 
 
 def resources(ray: Any) -> str:

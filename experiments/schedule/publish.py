@@ -34,6 +34,7 @@ def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | Non
 
 def replay(plan: Plan, names: Names, known: Mapping[str, Known]) -> State:
     """The protocol, told all that is on record."""
+
     def look_up(slot: Slot, params: Mapping[str, Scalar]) -> Fact | None:
         found = known.get(names.trial(slot, params))
         if found is None:

@@ -26,6 +26,9 @@ from experiments.space.plan import Plan
 from mer.errors import UserError
 
 PUBLISH_EVERY_S = 30.0
+PUBLISH_SHARE = 30.0
+"""Tables are written at most every so many times as long as it took to write them: 3 % of the driver's time."""
+
 HANG_S = 1800.0
 """An epoch without a sign of life for this long ends its worker (the first epoch, which may extract features: four
 times as long)."""
@@ -113,6 +116,7 @@ def execute(
         finally:
             if shown is not None:
                 shown.close()
+            session.compact_if_needed()
             verdicts = publisher.publish()
     if session.blocked:
         raise UserError(session.blocked)
@@ -151,7 +155,7 @@ class _Publisher:
         self.session.compact_if_needed()
         self.publish()
         took = time.monotonic() - started
-        self._next = time.monotonic() + max(PUBLISH_EVERY_S, 30 * took)
+        self._next = time.monotonic() + max(PUBLISH_EVERY_S, PUBLISH_SHARE * took)
 
     def publish(self) -> list[Verdict]:
         return publish(self.plan, self.ledger, self.out, self.session)

@@ -46,6 +46,12 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
+@pytest.fixture(autouse=True)
+def one_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are named by the project's source, too, which may be edited while a test runs."""
+    monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe: "the code of this test")
+
+
 @pytest.fixture
 def small_plan() -> MakePlan:
     return make_plan
