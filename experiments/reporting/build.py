@@ -43,7 +43,9 @@ def contents(run: Run) -> dict[str, bytes]:
         name = _safe(drawing.name)
         for kind in ("pdf", "png"):
             files[f"figures/{name}.{kind}"] = write(figure, kind)
-        pictures.append(Picture(name, drawing.caption, inline_svg(figure, name, drawing.caption)))
+        pictures.append(
+            Picture(name, drawing.caption, inline_svg(figure, name, drawing.caption), figure.get_figwidth() > 4)
+        )
     files["protocol.txt"] = as_text(run).encode()
     files["protocol.tex"] = as_latex(run).encode()
     figures = [{"name": p.name, "caption": p.caption} for p in pictures]

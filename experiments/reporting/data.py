@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
 
 
 def document(run: Run, figures: list[dict[str, str]]) -> dict[str, Any]:
-    counts = run.trials.groupby(["stage", "status"], sort=True).size()
+    counts = run.own.groupby(["stage", "status"], sort=True).size()
     tables = {
         name: {
             "title": table.title,

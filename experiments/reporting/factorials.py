@@ -46,7 +46,11 @@ class Refusal:
 
 
 def _cells_by_levels(run: Run, corpus: str) -> dict[tuple[Any, ...], str]:
-    return {tuple(run.level_of(cell, f, corpus) for f in run.factors): cell for cell in run.cells(corpus)}
+    return {
+        tuple(run.level_of(cell, f, corpus) for f in run.factors): cell
+        for cell in run.cells(corpus)
+        if cell not in run.imported
+    }
 
 
 def _slice(run: Run, corpus: str, factors: tuple[str, ...], fixed: Mapping[str, Any]) -> Slice | Refusal:

@@ -28,11 +28,12 @@ class Picture:
     name: str
     caption: str
     svg: str
+    wide: bool = False
 
 
 def trial_rows(run: Run) -> tuple[list[str], list[list[Any]], int]:
     """Column names, rows and the number of slots left out, for the details on demand."""
-    t = run.trials
+    t = run.own
     shown = t
     if len(t) > MOST_TRIALS:
         shown = t[(t["stage"] == "confirm") | ~t["status"].isin(["complete", "pruned"])].head(MOST_TRIALS)
@@ -88,7 +89,7 @@ def render(run: Run, pictures: list[Picture], files: Mapping[str, list[str]]) ->
         accounting=[Markup(to_html(tables[name])) for name in ("accounting", "reasons") if name in tables],
         claims_table=Markup(to_html(tables["claims"])) if "claims" in tables else "",
         tables=[(name, table.title, Markup(to_html(table))) for name, table in tables.items() if name not in top],
-        pictures=[(p.name, p.caption, Markup(p.svg)) for p in pictures],
+        pictures=[(p.name, p.caption, Markup(p.svg), p.wide) for p in pictures],
         protocol=protocol(run),
         checklist=checklist(run),
         provenance=provenance(run),

@@ -10,6 +10,7 @@ from experiments.reporting.numbers import count, seconds_text
 from experiments.reporting.statistics.levels import FEWEST_UNITS
 from experiments.reporting.statistics.paired import TESTS
 from experiments.reporting.tables.latex import escape
+from experiments.reporting.tables.main import summarise
 from experiments.reporting.wording import cautions, listed, selection_rule, what_varies
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _space(run: Run) -> str:
-    cells = {corpus: len(run.cells(corpus)) for corpus in run.corpora}
+    cells = {corpus: len(set(run.cells(corpus)) - run.imported) for corpus in run.corpora}
     factors = listed(
         f"{f.rsplit('.', 1)[-1].replace('_', ' ')} ({count(len(run.levels(f)), 'level')})" for f in run.factors
     )
@@ -30,7 +31,7 @@ def _space(run: Run) -> str:
 
 
 def _studies(run: Run) -> str:
-    t = run.trials
+    t = run.own
     planned = t.loc[t["stage"] == "confirm", "study"].nunique()
     folds = f" and {run.spec.folds} test folds by {run.spec.fold_by}" if run.spec.folds > 1 else ""
     return (
@@ -41,7 +42,7 @@ def _studies(run: Run) -> str:
 
 
 def _pruning(run: Run) -> str:
-    t = run.trials
+    t = run.own
     tune = t[t["stage"] == "tune"]
     pruned = int((tune["status"] == "pruned").sum())
     if not len(tune):
@@ -90,12 +91,12 @@ def _tests(run: Run) -> str:
 
 
 def _lost(run: Run) -> str:
-    confirm = run.trials[run.trials["stage"] == "confirm"]
+    confirm = run.own[run.own["stage"] == "confirm"]
     bad = confirm[~confirm["status"].isin(["complete"])]
     if bad.empty:
         return f"All {len(confirm)} planned confirm trials completed."
     parts = listed(f"{n} {status}" for status, n in bad["status"].value_counts(sort=False).sort_index().items())
-    return f"Of {len(confirm)} planned confirm trials, {len(bad)} have no result ({parts}); see the accounting."
+    return f"Of {len(confirm)} planned confirm trials, {len(bad)} {'has' if len(bad) == 1 else 'have'} no result ({parts}); see the accounting."
 
 
 def protocol(run: Run) -> str:
@@ -108,7 +109,7 @@ def protocol(run: Run) -> str:
 
 def compute(run: Run) -> str:
     """The answer about compute resources, failed and pruned trials included."""
-    t = run.trials
+    t = run.own
     parts = []
     hardware = sorted(str(h) for h in t["hardware"].dropna().unique()) if "hardware" in t.columns else []
     if hardware:
@@ -133,14 +134,28 @@ def compute(run: Run) -> str:
     return " ".join(parts) or "Cost was not recorded."
 
 
+def _beyond_range(run: Run) -> str:
+    """Whether a symmetric interval leaves the range of a score."""
+    if run.scale != 100:
+        return ""
+    beyond = 0
+    for corpus in run.corpora:
+        summary = summarise(run, corpus)
+        known = [(m, h) for m, h in zip(summary.means, summary.halves, strict=True) if m is not None and h is not None]
+        beyond += sum(m - h < 0 or m + h > 1 for m, h in known)
+    if not beyond:
+        return " and stay within the range of the metric"
+    return f"; {count(beyond, 'interval')} leave{'s' if beyond == 1 else ''} the range of the metric and should be read as cut off there"
+
+
 def checklist(run: Run) -> list[tuple[str, str]]:
     """NeurIPS checklist: (question, answer) about statistical significance and compute."""
     level = f"{run.spec.level * 100:g} %"
-    n = run.trials.loc[run.trials["stage"] == "confirm", "study"].nunique()
+    n = run.own.loc[run.own["stage"] == "confirm", "study"].nunique()
     bars = (
         f"Yes. Error bars are {level} Student's t intervals of the mean over {count(n, 'study', 'studies')} (not standard "
         f"deviations or standard errors). They capture {what_varies(run)}. They assume that study means are about normal; "
-        "they are symmetric and lie within the range of the metric unless noted. Differences between cells are paired by "
+        f"they are symmetric{_beyond_range(run)}. Differences between cells are paired by "
         "study and reported with their own intervals."
     )
     refused = [c for c in run.claims if c.verdict == "refused"]
@@ -180,14 +195,14 @@ def as_latex(run: Run) -> str:
 def warnings(run: Run) -> list[str]:
     """What a reader must know before the first number."""
     found = cautions(run)
-    t = run.trials
+    t = run.own
     counts = t["status"].value_counts()
     confirm = t[t["stage"] == "confirm"]
     gaps = confirm[confirm["status"] != "complete"]
     if len(gaps):
         cells = sorted({run.label(c, k) for c, k in zip(gaps["cell"], gaps["corpus"], strict=True)})
         shown = ", ".join(cells[:6]) + (f" and {len(cells) - 6} more" if len(cells) > 6 else "")
-        found.append(f"Incomplete: {len(gaps)} of {len(confirm)} confirm slots have no result ({shown}).")
+        found.append(f"Incomplete: {len(gaps)} of {len(confirm)} confirm slots without a result ({shown}).")
     if counts.get("missing", 0):
         found.append(f"{counts['missing']} planned slots have not been run; the same command continues the run.")
     ran = t[t["trial"].notna()] if "trial" in t.columns else t
@@ -227,7 +242,7 @@ def _shown(values: pd.Series) -> list[str]:
 
 def provenance(run: Run) -> list[tuple[str, str]]:
     """What was run, with what, where."""
-    t = run.trials
+    t = run.own
     found = [("Space", run.spec.name)]
     if run.spec.description:
         found.append(("Description", run.spec.description.strip()))

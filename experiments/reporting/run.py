@@ -38,6 +38,33 @@ class Run:
         self.trials = self._read("trials.parquet", required=True)
         if self.trials.empty:
             raise UserError("trials.parquet has no rows", where=str(folder), expected="the tables of a run")
+        self._imported = pd.DataFrame()
+        if (folder / "imported").is_dir():
+            self._add_imported()
+
+    def _add_imported(self) -> None:
+        """Imported predictions become confirm trials of a cell of their own."""
+        from experiments.reporting.importing import imported_predictions, scores_of
+
+        rows = imported_predictions(self)
+        if rows.empty:
+            return
+        scores = scores_of(rows, self.metrics)
+        trials = rows.drop_duplicates("trial")[["trial", "name", "corpus", "study", "fold"]].rename(
+            columns={"name": "cell"}
+        )
+        trials = trials.assign(stage="confirm", draw=-1, status="complete", imported=True)
+        complete = scores[scores["condition"] == COMPLETE].pivot_table(index="trial", columns="metric", values="value")
+        trials = trials.merge(complete.add_prefix("test_"), left_on="trial", right_index=True, how="left")
+        everything = pd.concat([self.trials, trials], ignore_index=True)
+        own = everything["imported"].isna() if "imported" in everything else None
+        everything["imported"] = False if own is None else ~own
+        before = self._read("scores.parquet")
+        for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), cached_property)]:
+            del self.__dict__[name]  # what was computed without them
+        self.trials = everything
+        self._imported = rows
+        self.__dict__["scores"] = pd.concat([before, scores], ignore_index=True) if len(before) else scores
 
     def _read(self, name: str, required: bool = False) -> pd.DataFrame:
         path = self.folder / name
@@ -78,8 +105,8 @@ class Run:
     @cached_property
     def factors(self) -> list[str]:
         """Factors with more than one level in the plan, in the order of the space."""
-        names = [name for name in self.spec.factors if name in self.trials.columns]
-        return [name for name in names if self.trials[name].nunique(dropna=False) > 1]
+        names = [name for name in self.spec.factors if name in self.own.columns]
+        return [name for name in names if self.own[name].nunique(dropna=False) > 1]
 
     @cached_property
     def _cells(self) -> dict[str, pd.DataFrame]:
@@ -117,7 +144,7 @@ class Run:
 
     def label(self, cell: str, corpus: str | None = None) -> str:
         """A cell's name as short as it can be: the levels of the factors that vary."""
-        if not self.factors or cell not in self._cells[self.corpus(corpus)].index:
+        if not self.factors or cell in self.imported or cell not in self._cells[self.corpus(corpus)].index:
             return cell
         return " · ".join(named_level(self.level_of(cell, name, corpus), name) for name in self.factors)
 
@@ -179,6 +206,18 @@ class Run:
     def imported(self) -> set[str]:
         """Cells that are somebody else's predictions."""
         return set(self.trials.loc[self.trials["imported"], "cell"]) if "imported" in self.trials.columns else set()
+
+    @cached_property
+    def single(self) -> set[str]:
+        """Imported cells with one set of predictions for all studies: their own variation is unknown."""
+        if self._imported.empty:
+            return set()
+        return set(self._imported.loc[self._imported["single"], "name"])
+
+    @cached_property
+    def own(self) -> pd.DataFrame:
+        """The planned slots: all trials but imported ones."""
+        return self.trials[~self.trials["imported"]] if "imported" in self.trials.columns else self.trials
 
     @cached_property
     def draws_each(self) -> int:
@@ -250,6 +289,10 @@ class Run:
         import pyarrow.compute as pc
         import pyarrow.dataset as ds
 
+        if cell in self.imported:
+            rows = self._imported
+            keep = (rows["corpus"] == corpus) & (rows["name"] == cell) & (rows["condition"] == condition)
+            return rows.loc[keep, ["trial", "utterance", "label", "prediction", "speaker", "dialogue", "study", "fold"]]
         wanted = self.confirm[(self.confirm["corpus"] == corpus) & (self.confirm["cell"] == cell)]
         folder = self.folder / "predictions"
         empty = pd.DataFrame(columns=["trial", "utterance", "label", "prediction", "speaker", "dialogue"])

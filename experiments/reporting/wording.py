@@ -71,7 +71,7 @@ def family_sentence(run: Run) -> str:
 def cautions(run: Run) -> list[str]:
     """What must stand beside every number: synthetic data, random weights, second looks."""
     found = []
-    confirm = run.confirm
+    confirm = run.confirm[~run.confirm["cell"].isin(run.imported)]
     for column, text in (
         ("synthetic", "Synthetic data: these numbers say nothing about real speech."),
         ("random_weights", "Encoders with random weights (tiny or scratch): not the pretrained models of these names."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.reporting.factorials import Slice, slices
-from experiments.reporting.figures.style import COLOURS, COLUMN, PAGE, canvas, light_grid, shorten
+from experiments.reporting.figures.style import COLOURS, COLUMN, INK, PAGE, canvas, light_grid, shorten
 from experiments.reporting.numbers import number
 from experiments.reporting.run import named_level, show_level
 from experiments.reporting.statistics.paired import mean_interval
@@ -119,7 +119,7 @@ def interaction_figure(run: Run, corpus: str, a: str, b: str, part: Slice) -> Fi
     if room >= 0.3:
         middle = (means.max() + means.min()) / 2
         for i, j in np.ndindex(rows, columns):
-            colour = "black" if means[i, j] > middle else "white"
+            colour = INK if means[i, j] > middle else "white"
             axes.text(j, i, number(means[i, j], 1), ha="center", va="center", color=colour, fontsize=6.5)
     bar = figure.colorbar(image, ax=axes, pad=0.02, fraction=0.06)
     bar.outline.set_visible(False)

@@ -19,6 +19,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)))
 GREY = "#8A8A8A"
+GRID = "#D8D8D8"
+#: Black that stays black on a dark page (on a bright patch).
+INK = "#111111"
 MOST = len(COLOURS)
 
 RC: dict[str, Any] = {
@@ -79,7 +82,8 @@ def write(figure: Figure, kind: str) -> bytes:
         "svg": {"Date": None, "Creator": None},
     }[kind]
     with styled():
-        figure.savefig(out, format=kind, metadata=metadata)
+        # inside a page the page's own background shows
+        figure.savefig(out, format=kind, metadata=metadata, transparent=kind == "svg")
     return out.getvalue()
 
 
@@ -93,6 +97,11 @@ def inline_svg(figure: Figure, name: str, alternative: str) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'\1="#{name}-\2"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    text = (
+        text.replace("#000000", "currentColor")
+        .replace(GRID.lower(), "var(--line)")
+        .replace(COLOURS[0].lower(), "var(--blue)")
+    )
     head_end = text.index(">")
     head = re.sub(r'\b(width|height)="([\d.]+)pt"', r'data-\1="\2"', text[:head_end])
     label = f'role="img" aria-label="{escape(alternative, quote=True)}" class="figure"'
@@ -104,7 +113,7 @@ def shorten(text: str, most: int = 34) -> str:
 
 
 def light_grid(axes: Axes, axis: str = "x") -> None:
-    axes.grid(axis=axis, color="#D8D8D8", linewidth=0.5)  # type: ignore[arg-type]
+    axes.grid(axis=axis, color=GRID, linewidth=0.5)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
 
 

@@ -22,7 +22,7 @@ def _seconds(value: float | None) -> Value:
 
 def cost_table(run: Run, corpus: str) -> Table | None:
     """Parameters, device time, memory of a confirmed trial (medians), and all device time that a cell used."""
-    t = run.trials[run.trials["corpus"] == corpus]
+    t = run.own[run.own["corpus"] == corpus]
     confirm = run.confirm[run.confirm["corpus"] == corpus]
     if "device_s" not in t.columns or t["device_s"].isna().all():
         return None
@@ -31,7 +31,7 @@ def cost_table(run: Run, corpus: str) -> Table | None:
     energy = t.groupby("cell")["energy_j"].sum(min_count=1) if "energy_j" in t.columns else None
     counts = t[~t["status"].isin(["missing", "skipped"])].groupby("cell").size()
     rows: list[dict[str, Value]] = []
-    for cell in run.cells(corpus):
+    for cell in (c for c in run.cells(corpus) if c not in run.imported):
         row = factor_values(run, corpus, cell)
         row["trials"] = integer(int(counts.get(cell, 0)))
         if cell in medians.index:
@@ -66,7 +66,7 @@ def cost_table(run: Run, corpus: str) -> Table | None:
 
 def accounting_table(run: Run) -> Table:
     """Every planned slot by stage and status, with the device time of each status."""
-    t = run.trials
+    t = run.own
     stages = [stage for stage in ("tune", "confirm") if (t["stage"] == stage).any()]
     columns = [Column("status", "status", "text")]
     for stage in stages:
@@ -90,7 +90,7 @@ def accounting_table(run: Run) -> Table:
 
 def reasons_table(run: Run) -> Table | None:
     """Why slots have no result: one line a status and reason."""
-    t = run.trials[~run.trials["status"].isin(["complete", "pruned"])]
+    t = run.own[~run.own["status"].isin(["complete", "pruned"])]
     if t.empty:
         return None
     grouped = t.assign(reason=t["reason"].fillna("–")).groupby(["status", "stage", "reason"], sort=True)

@@ -79,12 +79,14 @@ def _spec(column: Column) -> str:
 
 
 def _width(table: Table) -> float:
-    """Estimated width at \\normalsize, in inches: about 0.075 inch a character and 0.17 between columns."""
+    """Estimated width at \\normalsize, in inches: about 0.066 inch a character and 0.11 between columns."""
     total = 0.0
     for column in table.columns:
         entries = [table.value(i, column.key) for i in range(len(table.rows))]
-        widest = max([len(v.text) + (len(v.half) + 3 if v.half else 0) for v in entries] + [len(column.header)])
-        total += 0.075 * widest + 0.17
+        widest = max(
+            [len(v.text) + len(v.mark) / 2 + (len(v.half) + 3 if v.half else 0) for v in entries] + [len(column.header)]
+        )
+        total += 0.066 * widest + 0.11
     return total
 
 

@@ -57,13 +57,17 @@ def summarise(run: Run, corpus: str, metric: str | None = None, condition: str =
         mean, low, high = mean_interval(known, run.spec.level) if known.size else (None, None, None)
         means.append(mean)
         halves.append((high - low) / 2 if low is not None and high is not None else None)
+    for i, cell in enumerate(frame.index):
+        if cell in run.single:
+            halves[i] = None
     decimals = decimals_that_separate(means, halves, run.scale)
     return Summary(list(frame.index), scores, means, halves, [int(k) for k in (~np.isnan(scores)).sum(1)], decimals)
 
 
-def inseparable(run: Run, scores: npt.NDArray[np.float64]) -> list[bool] | None:
-    """Which cells cannot be separated from the best; cells that lack a study are not judged."""
-    whole = ~np.isnan(scores).any(axis=1)
+def inseparable(run: Run, summary: Summary) -> list[bool] | None:
+    """Which cells cannot be separated from the best; cells that lack a study, or do not vary with it, are not judged."""
+    scores = summary.scores
+    whole = ~np.isnan(scores).any(axis=1) & np.array([cell not in run.single for cell in summary.cells])
     if whole.sum() < 2:
         return None
     kept = with_the_best(scores[whole], run.spec.level, run.spec.higher_is_better)
@@ -117,7 +121,7 @@ def main_table(run: Run, corpus: str) -> Table:
     """Every cell of a corpus: score, interval, n, difference to the baseline with interval, effect, adjusted p."""
     summary = summarise(run, corpus)
     planned = summary.scores.shape[1]
-    same = inseparable(run, summary.scores)
+    same = inseparable(run, summary)
     baseline = run.baseline.get(corpus)
     others = [m for m in run.metrics if m != run.spec.metric]
     marks = []
@@ -157,9 +161,10 @@ def main_table(run: Run, corpus: str) -> Table:
         columns += _against(run, corpus, baseline, summary, rows, notes)
     notes += fewer_note(run, summary, planned)
     if run.imported & set(summary.cells):
-        notes.append(
-            Note("Imported predictions of another system, paired by utterance; not tuned or trained here.", "b")
-        )
+        text_b = "Imported predictions of another system, paired by utterance; not tuned or trained here."
+        if run.single & set(summary.cells):
+            text_b += " One set of predictions stands in every study: intervals leave out how much that system varies."
+        notes.append(Note(text_b, "b"))
     notes += [Note(line) for line in cautions(run)]
     suffix = f" on {corpus}" if len(run.corpora) > 1 or corpus != "demo" else " on the demo corpus"
     name = "main" if len(run.corpora) == 1 else f"main_{corpus}"
@@ -254,7 +259,7 @@ def corpora_table(run: Run) -> Table | None:
     for cell in names:
         rows.append(factor_values(run, homes[cell], cell))
     for corpus, summary in summaries.items():
-        same = inseparable(run, summary.scores)
+        same = inseparable(run, summary)
         place = {cell: i for i, cell in enumerate(summary.cells)}
         planned = summary.scores.shape[1]
         shown = []

@@ -1,0 +1,18 @@
+"""Entry point: the report of a run, from its tables. `mer report` is the same program.
+
+python experiments/report.py results/fusion_vn
+"""
+
+import sys
+from pathlib import Path
+
+here = Path(__file__).resolve().parent
+# Python puts a script's own folder first; modules of this package must not be importable without their package name.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
+if (here.parent / "mer" / "recipe.py").exists():
+    sys.path.insert(0, str(here.parent))
+
+from experiments.cli import main  # noqa: E402  (the path must be right first)
+
+if __name__ == "__main__":
+    sys.exit(main(["report", *sys.argv[1:]]))
