@@ -174,6 +174,15 @@ def _check_balance(reading: Reading) -> None:
                     f"{split}.jsonl",
                     expected="every label in every split",
                 )
+    trained = {utterance.speaker for utterance in reading.splits.get("train", [])}
+    tested = {utterance.speaker for utterance in reading.splits.get("test", [])}
+    if shared := len(trained & tested):
+        reading.add(
+            "note",
+            "shared_speakers",
+            f"shares {shared} of its {len(tested)} speakers with train.jsonl: results do not speak for new speakers",
+            "test.jsonl",
+        )
     everyone = list(_all(reading))
     speakers = Counter(utterance.speaker for utterance in everyone)
     if len(everyone) > 1 and len(speakers) == len(everyone):
@@ -242,13 +251,19 @@ def _judge_sound(reading: Reading, utterance: Utterance, samples: np.ndarray[Any
     peak = float(loudness.max())
     wav, where = utterance.wav, utterance.source
     if peak < SILENT_PEAK:
-        reading.add("warning", "silent", f"{wav} is silent (peak {peak:.2g})", where, expected=f"{SILENT_PEAK:g}")
+        reading.add(
+            "warning",
+            "silent",
+            f"{wav} is silent (peak {peak:.2g})",
+            where,
+            expected=f"at least {SILENT_PEAK:g} of full scale",
+        )
         return
     clipped = float((loudness > 0.999).mean())
     if clipped > CLIPPED_SHARE:
         reading.add("warning", "clipped", f"{clipped:.1%} of {wav} is clipped", where)
     if seconds < SHORT_SECONDS:
-        reading.add("warning", "short", f"{wav} lasts {seconds:.2f} s", where, expected=f"{SHORT_SECONDS:g} s")
+        reading.add("warning", "short", f"{wav} lasts {seconds:.2f} s", where, expected=f"at least {SHORT_SECONDS:g} s")
     if seconds > LONG_SECONDS:
         reading.add("warning", "long", f"{wav} lasts {seconds:.1f} s", where, expected=f"up to {LONG_SECONDS:g} s")
     offset = float(samples.mean())

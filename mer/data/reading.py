@@ -68,6 +68,8 @@ class Reading:
     splits: dict[str, list[Utterance]] = field(default_factory=dict)
     features: dict[str, FeatureFile] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    trained: set[str] = field(default_factory=set)
+    """Labels of train.jsonl, those of lines that are refused for another reason included."""
 
     def corpus(self) -> Corpus:
         parts = [tuple(self.splits[split]) for split in SPLITS]
@@ -329,6 +331,8 @@ def _utterance(reading: Reading, record: dict[str, Any], where: str, paths: _Pat
             wrong(key, "text without lone surrogates", "encoding")
             value = None
         texts[key] = value
+    if texts["emotion"] and where.startswith("train."):
+        reading.trained.add(texts["emotion"])
     numbers: dict[str, float | None] = {}
     for key in ("start", "end", "turn"):
         value = record.get(key)
@@ -498,7 +502,7 @@ def _check_dialogues(reading: Reading) -> None:
 
 def _labels(reading: Reading, declared: list[str] | None) -> tuple[str, ...]:
     """The labels in order; labels that are unknown, or unseen in train, are errors that name their lines."""
-    in_train = {utterance.emotion for utterance in reading.splits["train"]}
+    in_train = reading.trained
     labels = tuple(declared) if declared else tuple(sorted(in_train))
     lines: dict[str, list[str]] = {}
     for split, utterances in reading.splits.items():
