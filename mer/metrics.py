@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from mer.errors import UserError
 
-
 NAMES = ("wa", "ua", "weighted_f1", "macro_f1")
 """What `scores` gives, in the order of tables."""
 

@@ -130,6 +130,7 @@ def test_attention_equals_loops_over_heads_queries_and_real_keys() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_attention_over_nan_and_nothing_is_finite_forward_and_backward(need_weights: bool, training: bool) -> None:
     layer = Attention(8, 2, dropout=0.2).train(training)
+    nn.init.ones_(layer.out.bias)  # it must not reach a query that nobody answered
     query = torch.where(MASK.unsqueeze(-1), values(), torch.nan).requires_grad_()
     key = torch.where(MASK.flip(0).unsqueeze(-1), values(seed=1), torch.nan).requires_grad_()
     out, _ = layer(query, key, query_mask=MASK, key_mask=MASK.flip(0), need_weights=need_weights)
