@@ -70,8 +70,10 @@ def test_bucketed_batches_are_other_sets_in_another_order_each_epoch(info: Sampl
     sets = [{frozenset(batch.tolist()) for batch in sampler.batches(epoch)} for epoch in range(3)]
     assert not sets[0] & sets[1]
     assert not sets[1] & sets[2]
-    means = [info.audio_seconds[batch].mean() for batch in sampler.batches(0)]
-    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5  # not from short to long
+    for name in ("length_bucket", "both"):
+        batches = _sampler(info, name, bucket=1000).batches(0)  # one bucket: sorted from short to long
+        means = [info.audio_seconds[batch].mean() for batch in batches]
+        assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5  # and shuffled
 
 
 def _padding(info: SampleInfo, name: str, by_dialogue: bool = False, **options: object) -> float:

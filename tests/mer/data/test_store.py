@@ -354,6 +354,21 @@ def test_full_and_unwritable_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     check(FeatureStore(tmp_path).get(Letters(), ITEMS), ITEMS)
 
 
+def test_nothing_has_its_name_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    def replace(source: Path, target: Path) -> None:
+        if target.suffix == ".frames":
+            assert not target.exists()
+            seen.append(source.read_bytes())
+        os.rename(source, target)
+
+    monkeypatch.setattr(shard.os, "replace", replace)
+    FeatureStore(tmp_path, chunk=2).get(Letters(), ITEMS)
+    assert sorted(seen) == sorted(path.read_bytes() for path in shards(tmp_path))
+    assert len(seen) == 3
+
+
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     """The real thing: the kernel refuses the write."""
 
