@@ -165,3 +165,19 @@ def test_training_draws_from_the_trials_generator(build: Any) -> None:
     assert not torch.equal(results[0], results[2])
     encoder.eval()
     assert torch.equal(encoder(x).values, encoder(x).values)
+
+
+def test_group_norm_is_extracted_in_equal_lengths(build: Any, corpus: Any, store: Any) -> None:
+    """Not even float noise of padding, then: what the store keeps is what one utterance alone would give."""
+    seen: dict[str, list[bool]] = {"wav2vec2": [], "xlsr": []}
+    for name, masks in seen.items():
+        encoder = build(name, weights="tiny")
+        encode = encoder.encode
+
+        def record(body: Any, samples: Any, mask: Any, encode: Any = encode, masks: list[bool] = masks) -> Any:
+            masks.append(bool(mask.all()))
+            return encode(body, samples, mask)
+
+        object.__setattr__(encoder, "encode", record)
+        encoder.arrays(*corpus, store)
+    assert seen == {"wav2vec2": [True] * 4, "xlsr": [False]}
