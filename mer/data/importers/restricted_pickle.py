@@ -93,6 +93,11 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
+def _no_bytes() -> bytes:
+    """Python 3 writes empty bytes for old protocols as `bytes()`; with an argument it could claim any memory."""
+    return b""
+
+
 _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
@@ -101,6 +106,7 @@ _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "bytes"): _no_bytes,
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("builtins", "list"): list,
@@ -112,7 +118,7 @@ _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
 class _Restricted(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _NAMES[module, name]
+            return _NAMES["builtins" if module == "__builtin__" else module, name]  # Python 2's name for it
         except KeyError:
             raise pickle.UnpicklingError(f"it names {module}.{name}") from None
 

@@ -147,7 +147,11 @@ def test_a_label_unseen_in_train_names_its_lines(spoil: Callable[..., Path]) -> 
 
 def test_a_label_that_corpus_json_does_not_name(sound: Path, spoil: Callable[..., Path]) -> None:
     (sound / "corpus.json").write_text('{"labels": ["glad", "sad"]}')
-    assert "train.jsonl:2: emotion 'gald' is not among the labels of corpus.json; expected glad, sad; did you mean 'glad'?" in refusal(spoil(emotion="gald"))  # fmt: skip
+    message = refusal(spoil(emotion="gald"))
+    assert message.startswith(
+        "train.jsonl:2: emotion 'gald' is not among the labels of corpus.json; expected glad, sad"
+    )
+    assert "did you mean 'glad'?" in message
 
 
 def test_one_label_only(sound: Path, spoil: Callable[..., Path]) -> None:

@@ -57,6 +57,6 @@ def test_a_segmenter_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_unknown_segmenters() -> None:
     for call in (segment, lambda _, name: segmenter_identity(name)):
-        with pytest.raises(UserError, match="unknown segmenter 'pyvy'.*did you mean 'pyvi'"):
+        with pytest.raises(UserError, match=r"unknown segmenter 'pyvy'.*did you mean 'pyvi'"):
             call("a", "pyvy")
     assert SEGMENTERS == ("none", "pyvi", "underthesea", "presegmented")
