@@ -121,7 +121,7 @@ def test_refusals() -> None:
     corpus = iemocap_like()
     with pytest.raises(UserError, match=r"cannot make 11 folds by speaker.*expected 2 to 10 \(speakers\)"):
         folds(corpus, "speaker", 11)
-    with pytest.raises(UserError, match="unknown way to make folds 'speakr'.*did you mean 'speaker'"):
+    with pytest.raises(UserError, match=r"unknown way to make folds 'speakr'.*did you mean 'speaker'"):
         folds(corpus, "speakr")  # type: ignore[arg-type]
     plain = Corpus(corpus.info, (Utterance("u1", "s", "a", "train.jsonl:1"),), (), ())
     with pytest.raises(UserError, match=r"train.jsonl:1: no dialogue_id"):

@@ -148,7 +148,7 @@ def test_a_malicious_pickle_leaves_no_trace(tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path / 'sprung'}",)
 
     source = write(tmp_path / "evil.pkl", (Attack(),))
-    with pytest.raises(UserError, match="it names (posix|nt).system"):
+    with pytest.raises(UserError, match=r"it names (posix|nt).system"):
         import_conversation(source, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.pkl"]
 

@@ -40,7 +40,11 @@ def pipeline(tmp_path: Path) -> dict[str, Any]:
     return options
 
 
-def write_csv(path: Path, rows: list[tuple[Any, ...]], header: tuple[str, ...] = ("label", "emotion_name", "file_path", "transcript")) -> Path:  # fmt: skip
+def write_csv(
+    path: Path,
+    rows: list[tuple[Any, ...]],
+    header: tuple[str, ...] = ("label", "emotion_name", "file_path", "transcript"),
+) -> Path:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
@@ -110,21 +114,36 @@ def spoil_csv(option: str, rows: list[tuple[Any, ...]], **more: Any) -> Any:
 SIX = [(i % 3, NAMES[i % 3], "f", "t") for i in range(6)]
 CASES = {
     "missing file": (lambda options, _: options["val_text_features"].unlink(), "val_text.pt: the file does not exist"),
-    "not torch": (lambda options, _: options["val_text_features"].write_bytes(b"x" * 50), "cannot be loaded as weights"),
-    "runs code": (lambda options, f: torch.save({"x": _Runs(f / "sprung")}, options["val_text_features"]), "weights only"),
-    "no mask": (lambda options, _: torch.save({"x": 1, "y": 2}, options["val_text_features"]), "holds keys x, y; expected"),
+    "not torch": (
+        lambda options, _: options["val_text_features"].write_bytes(b"x" * 50),
+        "cannot be loaded as weights",
+    ),
+    "runs code": (
+        lambda options, f: torch.save({"x": _Runs(f / "sprung")}, options["val_text_features"]),
+        "weights only",
+    ),
+    "no mask": (
+        lambda options, _: torch.save({"x": 1, "y": 2}, options["val_text_features"]),
+        "holds keys x, y; expected",
+    ),
     "shapes": (spoil_tensor("m", lambda m: m[:, :-1]), r"expected x \[N, T, d\], m \[N, T\], y \[N\]"),
     "nan": (spoil_tensor("x", lambda x: x * float("nan")), "NaN or infinity where the mask says it is real"),
     "mask": (spoil_tensor("m", lambda m: m * 2), "the mask m holds other values than 0 and 1"),
     "labels": (spoil_tensor("y", lambda y: y.flip(0)), "its labels differ from those of val_speech.pt"),
     "fractions": (spoil_tensor("y", lambda y: y + 0.5), "the labels y are not whole numbers"),
-    "no column": (spoil_csv("csv_path", SIX, header=("label", "emotion", "f", "t")), "no column 'emotion_name'.*did you mean 'emotion'"),
+    "no column": (
+        spoil_csv("csv_path", SIX, header=("label", "emotion", "f", "t")),
+        "no column 'emotion_name'.*did you mean 'emotion'",
+    ),
     "order": (spoil_csv("test_csv_path", SIX[::-1]), "test_split.csv:2: label 2 here, but 0 for utterance 0"),
     "count": (spoil_csv("test_csv_path", SIX[:4]), "test_split.csv: 4 rows; expected 6"),
     "two names": (spoil_csv("test_csv_path", [(0, "happy", "f", "t")]), "label 0 is 'happy' here and 'angry' before"),
-    "word": (spoil_csv("csv_path", [("angry", "angry", "f", "t")]), "train_split.csv:2: label 'angry'; expected a whole"),
+    "word": (
+        spoil_csv("csv_path", [("angry", "angry", "f", "t")]),
+        "train_split.csv:2: label 'angry'; expected a whole",
+    ),
     "unnamed": (spoil_csv("csv_path", [(0, "angry", "f", "t")]), "label 1 is|has no name"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
