@@ -88,13 +88,18 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def level_targets(recipe: Recipe) -> tuple[str, ...]:
-    """The `module:attr` of every level a recipe names, found without importing any of them."""
+def level_names(recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """The levels that a recipe names, each with the module that holds its table (none: only `module:attr` counts)."""
     named = [("mer.encoders", encoder.name) for encoder in recipe.encoders.values()]
     named += [(TABLES[kind], getattr(recipe, kind).name) for kind in TABLES]
     named += [("", recipe.sampler.name), ("", recipe.loss.name), ("", recipe.missing.train.protocol)]
+    return tuple(named)
+
+
+def level_targets(recipe: Recipe) -> tuple[str, ...]:
+    """The `module:attr` of every level a recipe names, found without importing any of them."""
     found = set()
-    for module, name in named:
+    for module, name in level_names(recipe):
         if ":" in name:
             found.add(name)
         elif module:
@@ -119,13 +124,13 @@ class Identifier:
 
     def __init__(self, equal_code: Mapping[str, str] | None = None) -> None:
         self._equal = dict(equal_code or {})
-        self._codes: dict[tuple[str, ...], str] = {}
+        self._codes: dict[tuple[tuple[str, str], ...], str] = {}
 
     def key(self, recipe: Recipe, *, data: str, corpus: str, study: int, fold: int, stage: str, root: int) -> TrialKey:
         return TrialKey(digest(recipe_text(recipe)), self.code(recipe), data, corpus, study, fold, str(stage), root)
 
     def code(self, recipe: Recipe) -> str:
-        levels = level_targets(recipe)
+        levels = level_names(recipe)
         if levels not in self._codes:
             found = recipe_code(recipe)
             self._codes[levels] = resolve_equal(found, self._equal)
