@@ -136,7 +136,8 @@ def main() -> None:
         plain = timed(lambda: pd.DataFrame([json.loads(file.read_text()) for file in files]))
     done = sum(session.state.status(slot) is Status.COMPLETE for slot in session.state.order)
     print(
-        f"{count} trials of {EPOCHS} epochs on record, {done} recognised; medians of {args.repeats}, processor seconds\n"
+        f"{count} trials of {EPOCHS} epochs on record, {done} recognised; "
+        f"medians of {args.repeats}, processor seconds\n"
     )
     print("| what | value | for comparison |")
     print("|---|---|---|")

@@ -89,6 +89,8 @@ def _reason(
     if status is Status.COMPLETE:
         return None
     if status is Status.MISSING:
+        if record is not None and record.status is Status.PRUNED:
+            return f"trained to epoch {record.epochs}; whether it goes on depends on draws that are not known yet"
         return "not run" if state.params(slot) is not None else "its draws have not all been run"
     if status is Status.SKIPPED:
         return plan.cell_of(slot).skip or f"no draw of {plan.group(slot)} completed, so there is nothing to confirm"
