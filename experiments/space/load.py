@@ -140,6 +140,7 @@ class _Planner:
         self.open_corpus = open_corpus
         self.random_encoders: dict[str, None] = {}
         self.outside: dict[str, None] = {}
+        self.checked: set[tuple[Hyper, str]] = set()
 
     def plan(self) -> Plan:
         space, document = self.space, self.document
@@ -343,6 +344,11 @@ class _Planner:
 
     def _check_ends(self, cell: Cell, hyper: Hyper, where: str | None) -> None:
         """Both ends of a range must make a recipe, so that no draw can fail for its value's type or size."""
+        section = hyper.path.split(".")[0]
+        key = (hyper, repr(cell.recipe.get(section)))
+        if key in self.checked:
+            return
+        self.checked.add(key)
         for value in hyper.choices or (hyper.value(0.0), hyper.value(1 - 1e-12)):
             sources = {**cell.sources, hyper.path: where or hyper.path}
             layer = Layer("draw", {hyper.path: value}, {hyper.path: where or hyper.path})

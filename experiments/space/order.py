@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from experiments.slots import Scalar
 from mer.streams import derive
 
-CANDIDATES = 512
+CANDIDATES = 64
 """Cells looked at for each next place; a grid beyond that is sampled, which costs little balance and much less time."""
 
 Levels = Mapping[str, Scalar]
@@ -22,19 +22,21 @@ def balanced(cells: Sequence[Levels], first: int = 0) -> list[int]:
     """
     if not cells:
         return []
-    keys = [_keys(cell) for cell in cells]
-    seen: Counter[object] = Counter()
+    numbers: dict[object, int] = {}
+    keys = [[numbers.setdefault(key, len(numbers)) for key in _keys(cell)] for cell in cells]
+    seen = [0] * len(numbers)
     order: list[int] = []
     left = sorted(range(len(cells)), key=lambda index: derive("order", index))  # ties: neither by name nor by size
     left.remove(first)
     chosen = first
     while True:
         order.append(chosen)
-        seen.update(keys[chosen])
+        for key in keys[chosen]:
+            seen[key] += 1
         if not left:
             return order
         window = left[:CANDIDATES]
-        best = min(range(len(window)), key=lambda i: sum(seen[key] for key in keys[window[i]]))
+        best = min(range(len(window)), key=lambda i: sum(map(seen.__getitem__, keys[window[i]])))
         chosen = left.pop(best)
 
 
