@@ -252,7 +252,8 @@ def main() -> None:
     tuning = replace(Tuning(), **given)
     text = f"""# The protocol on simulated grids
 
-Made by `python benchmarks/simulate_protocol.py --replications {args.replications}` ({seconds:.0f} s of one core). Simulated learning curves, no model is trained; the decisions are those of `experiments.protocol`. The
+Made by `python benchmarks/simulate_protocol.py --replications {args.replications}` ({seconds:.0f} s of one core).
+Simulated learning curves, no model is trained; the decisions are those of `experiments.protocol`. The
 generator is described in the script (`Nature`), and was fixed before anything was measured; the defaults (grace
 {tuning.grace}, eta {tuning.eta:g}, exempt share {tuning.exempt:g}) were chosen on other seeds than those shown here.
 
