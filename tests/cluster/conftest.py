@@ -1,0 +1,239 @@
+"""Several hosts on one machine: network, mount and process namespaces on a bridge, each with its own sshd.
+
+A host has its own address, /tmp, home folder and process numbers (`ray stop` ends every Ray process it can see), and
+shares one folder with the others, as an NFS mount would. Python and the packages are those that run the tests; each
+host has a virtual environment of its own in front of them, so that the cluster file's own set-up commands are run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BRIDGE = "mer-br0"
+GATEWAY = "10.77.0.254"
+HOME = Path("/mnt/home")
+SHARED = Path("/mnt/shared")
+
+
+def missing_tools() -> str | None:
+    """Why several hosts cannot be made here, or None."""
+    if os.geteuid() != 0:
+        return "needs root, to make network namespaces"
+    for tool in ("ip", "unshare", "ssh", "sshd", "rsync", "mount"):
+        if shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
+            return f"needs {tool}"
+    probe = subprocess.run(["ip", "netns", "add", "mer-probe"], capture_output=True, check=False)
+    if probe.returncode != 0:
+        return "needs network namespaces, which this machine does not allow"
+    subprocess.run(["ip", "netns", "delete", "mer-probe"], capture_output=True, check=False)
+    return None
+
+
+def run(*command: str, check: bool = True, **more: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(list(command), capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+    return done  # type: ignore[no-any-return]
+
+
+@dataclass
+class Host:
+    """One host. `alive` while its sshd runs."""
+
+    name: str
+    address: str
+    folder: Path
+    shared: Path
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def create(self, public_key: str) -> None:
+        """Network, home folder with an environment, and sshd."""
+        link = self.name[-8:]
+        run("ip", "netns", "delete", self.name, check=False)  # of a test that was killed
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", f"v{link}", "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        run("ip", "link", "set", f"v{link}", "master", BRIDGE, "up")
+        inside = ("ip", "netns", "exec", self.name)
+        run(*inside, "ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
+        run(*inside, "ip", "link", "set", "eth0", "up")
+        run(*inside, "ip", "link", "set", "lo", "up")
+        run(*inside, "ip", "route", "add", "default", "via", GATEWAY)
+        self._furnish(public_key)
+        self.start()
+
+    def _furnish(self, public_key: str) -> None:
+        for folder in (self.home / ".ssh", self.home / ".sshd", self.folder / "tmp"):
+            folder.mkdir(parents=True, exist_ok=True)
+        (self.home / ".ssh" / "authorized_keys").write_text(public_key)
+        for path, mode in ((self.home, 0o700), (self.home / ".ssh", 0o700), (self.folder / "tmp", 0o1777)):
+            path.chmod(mode)
+        (self.home / ".bashrc").write_text("")
+        (self.home / ".profile").write_text("")
+        passwd = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
+        (self.home / ".sshd" / "passwd").write_text(
+            "\n".join([f"root:x:0:0:root:{HOME}:/bin/bash", *passwd]) + "\n"
+        )
+        make_environment(self.home / "venv", HOME / "venv")
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.home / ".sshd" / "host_key"))
+        (self.home / ".sshd" / "config").write_text(
+            textwrap.dedent(
+                f"""\
+                HostKey {HOME}/.sshd/host_key
+                PidFile none
+                PermitRootLogin prohibit-password
+                PasswordAuthentication no
+                UsePAM no
+                StrictModes no
+                MaxStartups 50
+                Subsystem sftp internal-sftp
+                """
+            )
+        )
+
+    def start(self) -> None:
+        """Boot: everything of this host lives and dies with one process."""
+        script = f"""
+            mount --make-rprivate /
+            mount -t tmpfs tmpfs /mnt
+            mkdir {HOME} {SHARED}
+            mount --bind {self.home} {HOME}
+            mount --bind {self.shared} {SHARED}
+            mount --bind {HOME}/.sshd/passwd /etc/passwd
+            mount -t tmpfs tmpfs /run
+            mkdir /run/sshd
+            mount -t proc proc /proc
+            mount --bind {self.folder}/tmp /tmp
+            hostname {self.name}
+            cd {HOME}
+            exec env -i HOME={HOME} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+                /usr/sbin/sshd -D -e -f {HOME}/.sshd/config
+        """
+        log = (self.folder / "sshd.log").open("ab")
+        self.process = subprocess.Popen(
+            ["ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork",
+             "--kill-child", "bash", "-euc", script],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+
+    def ssh(self, command: str, *, key: Path, check: bool = True, timeout: float = 300) -> str:
+        done = subprocess.run(
+            ["ssh", *SSH_OPTIONS, "-i", str(key), f"root@{self.address}", f"bash -lc {_quoted(command)}"],
+            capture_output=True, text=True, check=False, timeout=timeout,
+        )  # fmt: skip
+        if check and done.returncode != 0:
+            raise AssertionError(f"{self.name}: {command}\n{done.stdout}\n{done.stderr}")
+        return done.stdout + (done.stderr if not check else "")
+
+    def kill(self) -> None:
+        """Power off: every process ends at once, and the link goes down."""
+        self.link("down")
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def link(self, state: str) -> None:
+        run("ip", "link", "set", f"v{self.name[-8:]}", state)
+
+    def destroy(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        run("ip", "netns", "delete", self.name, check=False)
+
+
+SSH_OPTIONS = (
+    "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+    "-o", "ConnectTimeout=5", "-o", "BatchMode=yes",
+)  # fmt: skip
+
+
+def _quoted(command: str) -> str:
+    return "'" + command.replace("'", "'\\''") + "'"
+
+
+def make_environment(folder: Path, seen_as: Path) -> None:
+    """A virtual environment in front of the packages of this one, with scripts of its own."""
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    packages = Path(sysconfig.get_paths()["purelib"])
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (folder / "lib" / version / "site-packages" / "shared.pth").write_text(f"{packages}\n")
+    for script in Path(sysconfig.get_paths()["scripts"]).iterdir():
+        text = script.read_bytes()[:200] if script.is_file() else b""
+        if text.startswith(b"#!") and b"python" in text.splitlines()[0]:
+            lines = script.read_text("utf-8", errors="replace").split("\n", 1)
+            target = folder / "bin" / script.name
+            if not target.exists() and len(lines) == 2:
+                target.write_text(f"#!{seen_as}/bin/python\n{lines[1]}", "utf-8")
+                target.chmod(0o755)
+
+
+@dataclass
+class Lab:
+    """The hosts of a test, the folder they share, and the key that opens them."""
+
+    folder: Path
+    shared: Path
+    key: Path
+    hosts: dict[str, Host] = field(default_factory=dict)
+
+    def add(self, name: str) -> Host:
+        host = Host(f"mer-{name}", f"10.77.0.{len(self.hosts) + 1}", self.folder / name, self.shared)
+        self.hosts[name] = host
+        host.create(self.key.with_suffix(".pub").read_text())
+        self.wait_for_ssh(host)
+        return host
+
+    def wait_for_ssh(self, host: Host, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if "ready" in host.ssh("echo ready", key=self.key, check=False):
+                return
+            time.sleep(0.5)
+        raise AssertionError((host.folder / "sshd.log").read_text())
+
+    def ssh(self, name: str, command: str, *, check: bool = True, timeout: float = 300) -> str:
+        return self.hosts[name].ssh(command, key=self.key, check=check, timeout=timeout)
+
+    def close(self) -> None:
+        for host in self.hosts.values():
+            host.destroy()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """An empty laboratory: add hosts by name; they and their network are gone afterwards."""
+    reason = missing_tools()
+    if reason:
+        pytest.skip(f"several hosts on one machine: {reason}")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    key = tmp_path / "key"
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    run("ip", "link", "delete", BRIDGE, check=False)
+    run("ip", "link", "add", BRIDGE, "type", "bridge")
+    run("ip", "addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)
+    run("ip", "link", "set", BRIDGE, "up")
+    found = Lab(tmp_path, shared, key)
+    try:
+        yield found
+    finally:
+        found.close()
+        run("ip", "link", "delete", BRIDGE, check=False)
