@@ -185,7 +185,7 @@ def _check_balance(reading: Reading) -> None:
         )
     everyone = list(_all(reading))
     speakers = Counter(utterance.speaker for utterance in everyone)
-    if len(everyone) > 1 and len(speakers) == len(everyone):
+    if all(reading.splits.values()) and len(speakers) == len(everyone) > 1:
         reading.add(
             "warning",
             "speakers",

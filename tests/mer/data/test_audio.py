@@ -113,6 +113,14 @@ def test_a_flipped_bit_in_a_flac_is_an_error(speech: tuple[Path, np.ndarray[Any,
     assert "truncated" in message or "cannot be decoded" in message
 
 
+def test_a_decoder_that_gives_less_than_it_promised(
+    speech: tuple[Path, np.ndarray[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda file, count, **more: whole(file, count - 7, **more))
+    assert "truncated: 15993 of 16000 samples could be decoded" in refusal(speech[0])
+
+
 def test_a_wav_from_a_pipe_does_not_know_its_length(speech: tuple[Path, np.ndarray[Any, Any]]) -> None:
     path, _ = speech
     content = bytearray(path.read_bytes())

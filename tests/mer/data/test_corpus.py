@@ -168,6 +168,11 @@ def test_fingerprint_follows_the_content_and_nothing_else(
         spoil(**change)
         seen.add(load_corpus(sound).fingerprint())
     assert len(seen) == 8
+    spoil("test", 1, transcript="khác")
+    seen.add(load_corpus(sound).fingerprint())
+    (sound / "corpus.json").write_text(json.dumps({"labels": ["sad", "glad"]}))
+    seen.add(load_corpus(sound).fingerprint())
+    assert len(seen) == 10
 
 
 def test_fingerprint_works_where_the_cache_cannot_be_written(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
