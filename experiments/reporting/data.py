@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
 
 
 def document(run: Run, figures: list[dict[str, str]]) -> dict[str, Any]:
-    counts = run.own.groupby(["stage", "status"], sort=True).size()
+    counts = run.own.groupby(["stage", "status"], sort=True).size().reset_index(name="slots")
     tables = {
         name: {
             "title": table.title,
@@ -57,7 +57,7 @@ def document(run: Run, figures: list[dict[str, str]]) -> dict[str, Any]:
         "space": run.spec.name,
         "metric": run.spec.metric,
         "direction": run.spec.direction,
-        "accounting": [{"stage": s, "status": k, "slots": int(n)} for (s, k), n in counts.items()],
+        "accounting": counts.to_dict("records"),
         "warnings": warnings(run),
         "claims": run.claims,
         "protocol": protocol(run),

@@ -156,8 +156,8 @@ def import_predictions(run: Run, file: Path, name: str, corpus: str | None = Non
         if lacking:
             which = "" if study == EVERY_STUDY else f" of study {study}"
             raise UserError(
-                f"{len(lacking)} of {len(expected)} test utterances{which} under {condition!r} have no prediction, such as "
-                f"{lacking[0]!r}",
+                f"{len(lacking)} of {len(expected)} test utterances{which} under {condition!r} have no prediction, "
+                f"such as {lacking[0]!r}",
                 where=str(file),
                 expected="every utterance of the test split: rows are compared on the same",
             )
@@ -186,7 +186,7 @@ def reference(run: Run, corpus: str) -> pd.DataFrame:
 
 
 def imported_predictions(run: Run) -> pd.DataFrame:
-    """All imported predictions with study, fold, label, speaker and dialogue; `trial` made from name, study and fold."""
+    """All imported predictions with study, fold, label, speaker, dialogue; `trial` made from name, study, fold."""
     import pandas as pd
 
     folder = run.folder / FOLDER

@@ -36,8 +36,8 @@ def _studies(run: Run) -> str:
     folds = f" and {run.spec.folds} test folds by {run.spec.fold_by}" if run.spec.folds > 1 else ""
     return (
         f"The whole experiment is repeated in {count(planned, 'independent study', 'independent studies')}{folds}; "
-        f"studies differ in {what_varies(run)}, which within a study are the same for all cells, so that comparisons are "
-        "paired."
+        f"studies differ in {what_varies(run)}, which within a study are the same for all cells, so that comparisons "
+        "are paired."
     )
 
 
@@ -52,7 +52,8 @@ def _pruning(run: Run) -> str:
     grace, eta = run.spec.tuning.get("grace"), run.spec.tuning.get("eta")
     rule = f" (successive halving, first judgement after {grace} epochs, factor {eta:g})" if grace and eta else ""
     return (
-        f"Draws were pruned against earlier draws of their own cell only{rule}: {pruned} of {len(tune)} draws ended early. "
+        f"Draws were pruned against earlier draws of their own cell only{rule}: {pruned} of {len(tune)} draws ended "
+        "early. "
         "Pruned and tuning trials enter no reported mean."
     )
 
@@ -61,7 +62,7 @@ def _tests(run: Run) -> str:
     claims = run.claims
     level = f"{run.spec.level * 100:g} %"
     if not claims:
-        return f"No contrast was declared; intervals are {level} Student's t intervals over studies and all tests are exploratory."
+        return f"No contrast was declared: tests are exploratory; intervals are {level} t intervals over studies."
     declared = [c for c in claims if not c.contrast.post_hoc]
     tests = listed(sorted({TESTS[c.contrast.test] for c in claims}))
     families = {c.contrast.family: c.family for c in declared}
@@ -73,7 +74,8 @@ def _tests(run: Run) -> str:
     )
     text = (
         (
-            f"Decisive test: {tests}, two-sided at α = {run.spec.alpha:g}, Holm-adjusted over {what}; intervals are {level} "
+            f"Decisive test: {tests}, two-sided at α = {run.spec.alpha:g}, Holm-adjusted over {what}; intervals are "
+            f"{level} "
             "Student's t intervals of the paired differences."
         )
         if declared
@@ -96,7 +98,8 @@ def _lost(run: Run) -> str:
     if bad.empty:
         return f"All {len(confirm)} planned confirm trials completed."
     parts = listed(f"{n} {status}" for status, n in bad["status"].value_counts(sort=False).sort_index().items())
-    return f"Of {len(confirm)} planned confirm trials, {len(bad)} {'has' if len(bad) == 1 else 'have'} no result ({parts}); see the accounting."
+    have = "has" if len(bad) == 1 else "have"
+    return f"Of {len(confirm)} planned confirm trials, {len(bad)} {have} no result ({parts}); see the accounting."
 
 
 def protocol(run: Run) -> str:
@@ -145,7 +148,8 @@ def _beyond_range(run: Run) -> str:
         beyond += sum(m - h < 0 or m + h > 1 for m, h in known)
     if not beyond:
         return " and stay within the range of the metric"
-    return f"; {count(beyond, 'interval')} leave{'s' if beyond == 1 else ''} the range of the metric and should be read as cut off there"
+    leave = "1 interval leaves" if beyond == 1 else f"{beyond} intervals leave"
+    return f"; {leave} the range of the metric and should be read as cut off there"
 
 
 def checklist(run: Run) -> list[tuple[str, str]]:
@@ -153,14 +157,16 @@ def checklist(run: Run) -> list[tuple[str, str]]:
     level = f"{run.spec.level * 100:g} %"
     n = run.own.loc[run.own["stage"] == "confirm", "study"].nunique()
     bars = (
-        f"Yes. Error bars are {level} Student's t intervals of the mean over {count(n, 'study', 'studies')} (not standard "
-        f"deviations or standard errors). They capture {what_varies(run)}. They assume that study means are about normal; "
+        f"Yes. Error bars are {level} Student's t intervals of the mean over {count(n, 'study', 'studies')} (not "
+        f"standard deviations or standard errors). They capture {what_varies(run)}. They assume about normal study "
+        "means; "
         f"they are symmetric{_beyond_range(run)}. Differences between cells are paired by "
         "study and reported with their own intervals."
     )
     refused = [c for c in run.claims if c.verdict == "refused"]
     scope = (
-        f"Intervals over studies describe this test set. For new dialogues or speakers two-level intervals are given where "
+        f"Intervals over studies describe this test set. For new dialogues or speakers two-level intervals are given "
+        "where "
         f"the test set has at least {FEWEST_UNITS} of them."
         + (f" {count(len(refused), 'claim')} refused for want of them." if refused else "")
     )

@@ -139,7 +139,7 @@ class Run:
         return list(self._cells[self.corpus(corpus)].index)
 
     def level_of(self, cell: str, factor: str, corpus: str | None = None) -> Any:
-        value = self._cells[self.corpus(corpus)].at[cell, factor]
+        value: Any = self._cells[self.corpus(corpus)].at[cell, factor]
         return None if pd.isna(value) else value
 
     def label(self, cell: str, corpus: str | None = None) -> str:
@@ -165,7 +165,7 @@ class Run:
                 return which
             by_label = [cell for cell in table.index if self.label(cell, corpus) == which]
             if len(by_label) == 1:
-                return by_label[0]
+                return str(by_label[0])
             owners = [f for f in self.factors if which in [show_level(v, f) for v in self.levels(f)]]
             if not owners:
                 raise unknown("cell", which, {*table.index, *(self.label(c, corpus) for c in table.index)})
@@ -251,8 +251,10 @@ class Run:
             found[COMPLETE, metric] = slots.assign(value=column)[column.notna().to_numpy()]
         if len(self.scores):
             joined = slots.merge(self.scores[["trial", "condition", "metric", "value"]], on="trial")
-            for (condition, metric), part in joined.groupby(["condition", "metric"], sort=True):
-                found[str(condition), str(metric)] = part
+            for condition in sorted(joined["condition"].unique()):
+                here = joined[joined["condition"] == condition]
+                for metric in sorted(here["metric"].unique()):
+                    found[condition, metric] = here[here["metric"] == metric]
         return found
 
     def by_fold(self, corpus: str | None = None, metric: str | None = None, condition: str = COMPLETE) -> pd.DataFrame:
@@ -303,7 +305,7 @@ class Run:
             return empty
         keep = pc.field("trial").isin(wanted["trial"].tolist()) & (pc.field("condition") == condition)
         names = ["trial", "utterance", "label", "prediction", "speaker", "dialogue"]
-        frame = ds.dataset(files).to_table(columns=names, filter=keep).to_pandas()
+        frame: pd.DataFrame = ds.dataset(files).to_table(columns=names, filter=keep).to_pandas()
         return frame.merge(wanted[["trial", "study", "fold"]], on="trial")
 
     # ---- questions -------------------------------------------------------------------------------------------
@@ -314,9 +316,9 @@ class Run:
         columns: str | Sequence[str] | None = None,
         metric: str | None = None,
         condition: str | None = None,
-        statistic: str = "mean",
+        statistic: Any = "mean",
     ) -> pd.DataFrame:
-        """Confirmed test scores by factors, `corpus`, `study`, `fold` or `condition`; `statistic`: mean, std, count, ...
+        """Confirmed test scores by factors, `corpus`, `study`, `fold`, `condition`; `statistic`: mean, std, count, ...
 
         >>> run.pivot("fusion", "condition")            # doctest: +SKIP
         """

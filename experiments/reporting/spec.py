@@ -1,4 +1,4 @@
-"""What a run set out to do, as its `space.yaml` says: factors, metric, conditions, contrasts and when each was declared.
+"""What a run set out to do, by its `space.yaml`: factors, metric, conditions, contrasts, and when each was declared.
 
 Only this module knows how that file is laid out.
 """
@@ -123,7 +123,8 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
     tuning = document.get("tuning") or {}
     written = document.get("document") or {}
     declared = document.get("declared") or {}
-    rules = written.get("contrasts") if isinstance(written.get("contrasts"), dict) else {}
+    found = written.get("contrasts")
+    rules = found if isinstance(found, dict) else {}
     conditions = tuple(
         Condition(str(c["name"]), dict(c.get("missing") or {})) for c in document.get("conditions") or []
     )

@@ -49,8 +49,8 @@ def selection_rule(run: Run) -> str:
         str(run.spec.tuning.get("sampler", "sobol")), str(run.spec.tuning.get("sampler"))
     )
     return (
-        f"Hyperparameters were chosen by validation {metric} among {run.draws_each} {sampler} draws {where}; the winner "
-        f"was retrained at full budget and its test score, at {epoch}, taken once."
+        f"Hyperparameters were chosen by validation {metric} among {run.draws_each} {sampler} draws {where}; the "
+        f"winner was retrained at full budget and its test score, at {epoch}, taken once."
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: What `run.figure(...)` knows. With several corpora, `corpus=` chooses one.
 FIGURES = {
     "forest": "Declared contrasts: difference and interval; filled where the family's test decides, one tick a study.",
-    "effects": "Main effects: marginal mean and interval of every level, one dot a study; what studies share is removed.",
+    "effects": "Main effects: mean and interval of every level, one dot a study; what studies share is removed.",
     "interaction": "Means of every pair of levels of the two factors that interact most.",
     "missing": "Score over the missing rate at test time: mean and interval band over studies.",
     "learning": "Validation score by epoch in the confirm stage: mean and interval band over studies.",

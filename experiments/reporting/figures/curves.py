@@ -46,7 +46,7 @@ def missing_figure(run: Run, corpus: str) -> Figure | None:
             )  # fmt: skip
             if look.front and bands and rows[0][1] is not None:
                 low, high = [r[1] for r in rows], [r[2] for r in rows]
-                axes.fill_between(curve.rates, low, high, color=look.colour, alpha=0.13, linewidth=0)  # type: ignore[arg-type]
+                axes.fill_between(curve.rates, low, high, color=look.colour, alpha=0.13, linewidth=0)
         axes.set_xlabel("missing rate at test time")
         axes.set_xticks(curve.rates)
         if len(found) > 1:
@@ -88,7 +88,7 @@ def learning_figure(run: Run, corpus: str) -> Figure | None:
         if look.front and bands and wide.shape[1] > 1:
             rows = [mean_interval(row, run.spec.level) for row in wide.to_numpy()]
             low, high = [r[1] for r in rows], [r[2] for r in rows]
-            axes.fill_between(wide.index, low, high, color=look.colour, alpha=0.13, linewidth=0)  # type: ignore[arg-type]
+            axes.fill_between(wide.index, low, high, color=look.colour, alpha=0.13, linewidth=0)
     axes.set_xlabel("epoch (confirm stage)")
     axes.set_ylabel(f"validation {unit(run)}")
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _best_so_far(run: Run, corpus: str) -> dict[str, np.ndarray]:
-    """Cell to the best validation score after each draw, mean over studies; pruned draws count with what they reached."""
+    """Cell to the best validation score after each draw, mean over studies; pruned draws count as far as they went."""
     t = run.trials
     column = f"valid_{run.spec.metric}"
     part = t[(t["stage"] == "tune") & (t["corpus"] == corpus) & t[column].notna()]

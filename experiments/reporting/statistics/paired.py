@@ -211,8 +211,8 @@ def decidability(
 ) -> Decidability:
     """Whether `n` studies can decide a contrast at all, by the size of its family.
 
-    Sign flips and ranks: the smallest p is 2 / 2^n, times the family's size. Student's t: the smallest effect found with
-    `power` at Holm's strictest step, alpha / family, must be one that can happen (`LARGEST_CREDIBLE_EFFECT`).
+    Sign flips and ranks: the smallest p is 2 / 2^n, times the family's size. Student's t: the smallest effect found
+    with `power` at Holm's strictest step, alpha / family, must be one that can happen (`LARGEST_CREDIBLE_EFFECT`).
 
     >>> decidability(5, test="sign_flip").text, decidability(6, test="sign_flip").text, decidability(3, family=6).text
     ('not decidable with n = 5', '', 'not decidable with n = 3')

@@ -120,7 +120,7 @@ def ablation_tables(run: Run, corpus: str) -> list[Table]:
             if added is not None:
                 in_.append((added, baseline, f"+ {_short(f)} ({show_level(base[f], f)} → {show_level(best[f], f)})"))
         what = Note(
-            "Full model: the cell with the best mean validation score (the test split had no say). A factor that is left "
+            "Full model: the cell with the best mean validation score (the test split had no say). A factor left "
             "out returns to the baseline's level."
         )
         if len(out) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STATUSES = ("complete", "pruned", "diverged", "oom", "failed", "skipped", "missing")
 
 
-def _seconds(value: float | None) -> Value:
+def _seconds(value: Any) -> Value:
     return EMPTY if value is None or pd.isna(value) else Value(seconds_text(float(value)), float(value))
 
 
@@ -49,7 +49,8 @@ def cost_table(run: Run, corpus: str) -> Table | None:
         Column("epochs", "epochs", group="a confirmed trial (median)"),
         Column("device_s", "device time", group="a confirmed trial (median)"),
         Column("peak_memory_mb", "peak MB", group="a confirmed trial (median)"),
-        Column("trials", "trials run", group="all of the cell"), Column("total", "device time", group="all of the cell"),
+        Column("trials", "trials run", group="all of the cell"),
+        Column("total", "device time", group="all of the cell"),
     ]  # fmt: skip
     if any("energy" in row for row in rows):
         columns.append(Column("energy", "energy (kWh)", group="all of the cell"))

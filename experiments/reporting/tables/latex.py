@@ -52,7 +52,8 @@ def escape(value: str) -> str:
 
 
 def _composed(char: str) -> str:
-    base, *marks = unicodedata.normalize("NFD", char)
+    parts = unicodedata.normalize("NFD", char)
+    base, marks = parts[0], parts[1:]
     if not base.isascii():
         return _UNICODE.get(base, "?")
     found = base
@@ -96,7 +97,7 @@ ROWS_A_PAGE = 42
 
 
 def _layout(table: Table) -> tuple[str, str, bool]:
-    """Environment, font size, and whether the tabular must still be scaled down."""
+    """Environment, font size, and whether the tabular will still be scaled down."""
     width = _width(table)
     for factor, size in _SIZES[:3]:
         if width * factor <= COLUMN and len(table.rows) <= 30:
@@ -139,6 +140,9 @@ def _notes(table: Table) -> list[str]:
     return lines
 
 
+_FIT = r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"
+
+
 def to_latex(table: Table) -> str:
     """The file's text; the same table gives the same bytes."""
     environment, size, scaled = _layout(table)
@@ -146,7 +150,9 @@ def to_latex(table: Table) -> str:
     label = re.sub(r"[^a-z0-9]+", "-", table.name.lower()).strip("-")
     out = [
         f"% {re.sub(r'[^ -~]', '?', table.title)}",
-        "% Needs: \\usepackage{booktabs}" + (" and graphicx" if scaled else "") + ". \\input it, or compile it alone.",
+        "% Needs: \\usepackage{booktabs}"
+        + (" and graphicx (it is scaled)" if scaled else "")
+        + ". \\input it, or compile it alone.",
         "\\expandafter\\ifx\\csname @classoptionslist\\endcsname\\relax",
         "  \\documentclass[twocolumn,10pt]{article}",
         "  \\usepackage[T1]{fontenc}\\usepackage[utf8]{inputenc}\\usepackage{lmodern}",
@@ -162,15 +168,15 @@ def to_latex(table: Table) -> str:
         if not number:
             out.append(f"\\label{{tab:{label}}}")
         out += [size, "\\setlength{\\tabcolsep}{4pt}"]
-        if scaled:
-            out.append("\\resizebox{\\linewidth}{!}{%")
+        # The width was an estimate: what turns out too wide is scaled to fit.
+        out.append("\\sbox0{%")
         out += ["\\begin{tabular}{@{}" + "".join(_spec(c) for c in table.columns) + "@{}}", "\\toprule"]
         out += [*_header(table), "\\midrule"]
         for i in rows:
             if i in table.rules and i > start:
                 out.append("\\midrule")
             out.append(" & ".join(_entry(table.value(i, c.key), c) for c in table.columns) + r" \\")
-        out += ["\\bottomrule", "\\end{tabular}" + ("}" if scaled else "")]
+        out += ["\\bottomrule", "\\end{tabular}}%", _FIT]
         if table.notes and start == starts[-1]:
             width = "\\linewidth" if environment == "table" else "0.95\\linewidth"
             out += ["\\par\\smallskip", f"\\begin{{minipage}}{{{width}}}\\footnotesize\\raggedright"]

@@ -13,7 +13,7 @@ from experiments.reporting.run import show_level
 from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
 from experiments.reporting.statistics.family import holm
-from experiments.reporting.statistics.paired import compare, mean_interval
+from experiments.reporting.statistics.paired import Comparison, compare, mean_interval
 from experiments.reporting.tables.model import (
     Column,
     Note,
@@ -65,7 +65,7 @@ def summarise(run: Run, corpus: str, metric: str | None = None, condition: str =
 
 
 def inseparable(run: Run, summary: Summary) -> list[bool] | None:
-    """Which cells cannot be separated from the best; cells that lack a study, or do not vary with it, are not judged."""
+    """Which cells cannot be separated from the best; cells that lack studies or do not vary are not judged."""
     scores = summary.scores
     whole = ~np.isnan(scores).any(axis=1) & np.array([cell not in run.single for cell in summary.cells])
     if whole.sum() < 2:
@@ -187,7 +187,7 @@ def _against(
         and len(claim.contrast.weights) == 2
         and claim.contrast.weights.get(baseline) == -1
     }
-    results = []
+    results: list[Comparison | None] = []
     for i, cell in enumerate(summary.cells):
         both = ~np.isnan(summary.scores[i]) & ~np.isnan(reference)
         if cell == baseline or not both.any():
@@ -236,7 +236,7 @@ def _against(
     if exploratory:
         notes.append(
             Note(
-                f"p: paired t test, Holm-adjusted over the {count(size, 'row')}; no contrast was declared, so exploratory."
+                f"p: paired t test, Holm-adjusted over the {count(size, 'row')}; no contrast was declared: exploratory."
             )
         )
     else:
@@ -292,8 +292,8 @@ def corpora_table(run: Run) -> Table | None:
         ]  # fmt: skip
         notes.append(
             Note(
-                "Joint Δ to the baseline: random effects over corpora (Paule-Mandel, Hartung-Knapp interval), for a new "
-                "corpus like these; uncorrected."
+                "Joint Δ to the baseline: random effects over corpora (Paule-Mandel, Hartung-Knapp interval), for a "
+                "new corpus like these; uncorrected."
             )
         )
     elif run.baseline:

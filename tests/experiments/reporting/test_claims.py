@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.reporting.run import Run
+from experiments.reporting.statistics.paired import equivalence
+
+MakeRun = Callable[..., Run]
+A_A = {"factors": {"replica": (0, 1, 2, 3, 4, 5)}, "studies": 6, "draws": 2, "epochs": 4, "predictions": False}
+GRID = {
+    "factors": {"fusion": ("concat", "gated", "tacfn"), "pooling": ("mean", "attn")},
+    "effects": {"fusion=tacfn": 0.06},
+    "studies": 6,
+}
+
+
+def verdicts(run: Run) -> dict[str, str]:
+    return {claim.contrast.name: claim.verdict for claim in run.claims}
+
+
+def test_a_true_effect_is_claimed_in_words_with_its_evidence(make_run: MakeRun) -> None:
+    run = make_run(effects={"fusion=tacfn": 0.06}, studies=8)
+    claim = next(c for c in run.claims if c.contrast.name == "tacfn vs concat")
+    assert claim.verdict == "better"
+    assert re.fullmatch(r"tacfn beats concat by [56]\.\d points", claim.text)
+    assert re.search(r"^\+\d\.\d points, 95 % interval \d\.\d to \d\.\d, Holm p < \.001, n = 8$", claim.evidence)
+    assert (
+        next(c for c in run.claims if c.contrast.name == "gated vs concat").text
+        == "gated and concat cannot be told apart"
+    )
+
+
+def test_a_worse_cell_is_called_worse(make_run: MakeRun) -> None:
+    run = make_run(effects={"fusion=gated": -0.06}, studies=8)
+    claim = next(c for c in run.claims if c.contrast.name == "gated vs concat")
+    assert claim.verdict == "worse"
+    assert claim.text.startswith("gated is worse than concat by")
+
+
+def test_grids_of_equal_cells_claim_nothing(make_run: MakeRun) -> None:
+    wrong = 0
+    for seed in range(8):
+        run = make_run(**A_A, seed=seed)
+        assert {c.verdict for c in run.claims} <= {"undecided", "better", "worse"}
+        wrong += any(c.verdict in ("better", "worse") for c in run.claims)
+    assert wrong <= 2  # 8 grids at 5 %: more than two has probability .006
+    run = make_run(**A_A, seed=0)
+    assert set(verdicts(run).values()) == {"undecided"}
+    assert run.claims[0].text == "replica 1 and replica 0 cannot be told apart"
+
+
+def test_numbers_are_those_of_the_scores(make_run: MakeRun) -> None:
+    run = make_run(**GRID)
+    claim = next(c for c in run.claims if c.contrast.name == "tacfn vs concat")
+    t = run.trials[(run.trials["stage"] == "confirm")].set_index(["cell", "study"])["test_ua"]
+    d = (t["fusion=tacfn pooling=mean"] - t["fusion=concat pooling=mean"]).sort_index().to_numpy()
+    assert claim.differences == pytest.approx(tuple(d))
+    assert claim.comparison is not None
+    assert claim.comparison.mean == pytest.approx(d.mean())
+    assert claim.family == len(run.claims) == 3
+    assert "(with pooling mean)" in claim.text
+
+
+def test_what_sign_flips_cannot_decide_is_said_so(make_run: MakeRun) -> None:
+    run = make_run(effects={"fusion=tacfn": 0.1}, studies=5, test="sign_flip")
+    assert set(verdicts(run).values()) == {"undecidable"}
+    assert "not decidable with n = 5 in a family of 2" in run.claims[1].text
+
+
+def test_one_study_decides_nothing(make_run: MakeRun) -> None:
+    run = make_run(effects={"fusion=tacfn": 0.1}, studies=1)
+    assert set(verdicts(run).values()) == {"undecidable"}
+    assert run.tables["main"].value(1, "score").half == ""
+
+
+def test_a_lost_cell_is_untested_and_keeps_its_place_in_the_family(make_run: MakeRun) -> None:
+    lose = [("fusion=gated", s) for s in range(6)]
+    run = make_run(effects={"fusion=tacfn": 0.03}, studies=6, lose=lose)
+    by_name = {c.contrast.name: c for c in run.claims}
+    assert by_name["gated vs concat"].verdict == "untested"
+    tested = by_name["tacfn vs concat"]
+    assert tested.p is not None
+    assert tested.adjusted == pytest.approx(min(1.0, 2 * tested.p))
+
+
+def test_a_lost_study_is_left_out_of_the_pair_and_remarked(make_run: MakeRun) -> None:
+    run = make_run(studies=6, lose=[("fusion=gated", 2)])
+    claim = next(c for c in run.claims if c.contrast.name == "gated vs concat")
+    assert claim.comparison is not None
+    assert claim.comparison.n == 5
+    assert "5 of 6 planned studies have all cells" in claim.remarks
+
+
+def test_post_hoc_contrasts_change_nothing_for_the_declared(make_run: MakeRun) -> None:
+    options: dict[str, Any] = {"effects": {"fusion=tacfn": 0.012}, "studies": 6}
+    declared = make_run(**options)
+    late = make_run(**options, post_hoc=("gated",))
+    p = {c.contrast.name: c for c in late.claims}
+    assert p["tacfn vs concat"].adjusted == p["tacfn vs concat"].p  # alone in its family now
+    assert p["gated vs concat"].family == 2
+    assert any("post hoc" in remark for remark in p["gated vs concat"].remarks)
+    assert next(c for c in declared.claims if c.contrast.name == "tacfn vs concat").family == 2
+
+
+def test_equivalence_is_claimed_by_two_one_sided_tests_only(make_run: MakeRun) -> None:
+    run = make_run(studies=8, margin=0.05, noise=0.004)
+    claim = next(c for c in run.claims if c.contrast.name == "gated vs concat")
+    assert claim.verdict == "equivalent"
+    assert claim.text == "gated and concat are equal within ± 5.0 points"
+    wide = make_run(studies=3, margin=0.001)
+    assert set(verdicts(wide).values()) == {"undecided"}
+    p = equivalence(claim.differences, 0.05)
+    assert p is not None
+    assert claim.adjusted is not None
+    assert p <= claim.adjusted <= 2 * p
+
+
+def test_a_scope_that_the_data_cannot_carry_is_refused(make_run: MakeRun) -> None:
+    run = make_run(studies=5, speakers=2, scope="new speakers", effects={"fusion=tacfn": 0.3})
+    assert set(verdicts(run).values()) == {"refused"}
+    assert "the test set has 2 speakers, at least 5 are needed" in run.claims[0].text
+
+
+def test_a_scope_beyond_the_test_set_has_the_wider_interval(make_run: MakeRun) -> None:
+    run = make_run(studies=6, effects={"fusion=tacfn": 0.05}, scope="new dialogues", utterances=600, dialogues=30)
+    claim = next(c for c in run.claims if c.contrast.name == "tacfn vs concat")
+    inside = next(s for s in claim.scopes if s.name == "this test set")
+    beyond = claim.interval
+    assert beyond is not None
+    assert beyond.basis == "6 studies × 30 dialogues"
+    assert beyond.high - beyond.low > inside.high - inside.low  # type: ignore[operator]
+
+
+def test_two_corpora_cannot_speak_for_new_ones(make_run: MakeRun) -> None:
+    run = make_run(corpora=("a", "b"), scope="new corpora", studies=4, predictions=False)
+    assert set(verdicts(run).values()) == {"refused"}
+
+
+def test_new_corpora_are_one_claim_by_random_effects(make_run: MakeRun) -> None:
+    run = make_run(
+        corpora=("a", "b", "c", "d"), scope="new corpora", studies=6, effects={"fusion=tacfn": 0.06}, predictions=False
+    )
+    assert len(run.claims) == 2
+    claim = next(c for c in run.claims if c.contrast.name == "tacfn vs concat")
+    assert claim.verdict == "better"
+    assert [s.name for s in claim.scopes] == ["new corpora", "a", "b", "c", "d"]
+    assert claim.family == 2
+
+
+def test_folds_are_averaged_within_studies_and_corrected_over_folds(make_run: MakeRun) -> None:
+    run = make_run(folds=5, studies=3, effects={"fusion=tacfn": 0.06})
+    claim = next(c for c in run.claims if c.contrast.name == "tacfn vs concat")
+    assert claim.comparison is not None
+    assert claim.comparison.n == 3  # never 15
+    over = next(s for s in claim.scopes if s.name.startswith("new folds"))
+    wide = run.by_fold()
+    d = wide.loc["fusion=tacfn"] - wide.loc["fusion=concat"]
+    folds = d.groupby(level="fold").mean().to_numpy()
+    error = np.sqrt(folds.var(ddof=1) * (1 / 5 + 1 / 4))
+    assert over.high - over.mean == pytest.approx(2.7764451 * error)  # type: ignore[operator]
+
+
+def test_one_study_of_folds_is_decided_over_the_folds(make_run: MakeRun) -> None:
+    run = make_run(folds=6, studies=1, effects={"fusion=tacfn": 0.15}, noise=0.005)
+    claim = next(c for c in run.claims if c.contrast.name == "tacfn vs concat")
+    assert claim.verdict == "better"
+    assert claim.interval is not None
+    assert claim.interval.basis == "Nadeau-Bengio over 6 folds"
+
+
+def test_second_look_is_remarked(make_run: MakeRun) -> None:
+    run = make_run(second_look=True)
+    assert all(any("second look" in r for r in c.remarks) for c in run.claims)
