@@ -115,7 +115,7 @@ def bench_messages(d: Dialogues, width: int = 512) -> None:
             slot: Tensor = slot, weight: Tensor = weight, x: Tensor = x, source: Tensor = edges.index[0]
         ) -> None:
             messages = x[source] * weight.unsqueeze(-1)
-            torch.zeros(4 * packed.size, width).index_add(0, slot, messages).sum().backward()
+            torch.zeros(4 * packed.size, width).index_add(0, slot, messages).sum().backward()  # type: ignore[no-untyped-call]
 
         found = medians({"ours": ours, "gathered": gathered}, 5)
         ratio = found["gathered"] / found["ours"]
@@ -200,7 +200,7 @@ def bench_step(d: Dialogues, rounds: int) -> None:
         def run() -> None:
             output = model(**inputs, dialogue_ids=d.index, speaker_ids=d.speaker, labels=labels)
             optimizer.zero_grad()
-            torch.stack(list(output.losses.values())).sum().backward()
+            torch.stack(list(output.losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
         return run
