@@ -23,12 +23,14 @@ def parser_builders() -> list[Callable[[Subparsers], object]]:
     from experiments.cluster import cli as cluster
     from experiments.reporting import cli as reporting
     from experiments.results import cli as results
+    from experiments.schedule import cli as schedule
     from mer.contracts import cli as contracts
     from mer.data import cli as data
 
     modules = (
         commands_run,
         results,
+        schedule,
         reporting,
         analysis,
         data,

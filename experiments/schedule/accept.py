@@ -1,0 +1,137 @@
+"""`mer accept-code`: declare a refactoring equal, after a sample of recorded trials has come out the same.
+
+A trial is named by the code that made it. After a change that cannot change a number, recorded trials would count no
+more. This trains a sample of them again with today's code and compares curves, scores and predictions, bit for bit;
+only then is the new code's digest recorded as equal to the old one's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.results import accepted, identity
+from experiments.results.identity import TrialKey, resolve_equal
+from experiments.results.ledger import Ledger
+from experiments.results.schema import COMPLETE
+from experiments.schedule.work import MakeWork, Spec
+from experiments.slots import Slot, Stage, Status
+from experiments.space.plan import Condition, CorpusRef
+from mer.errors import UserError, unknown
+from mer.recipe import Recipe
+from mer.streams import derive
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Recorded trials whose code is not today's: old digest, new digest, and how many there are."""
+
+    old: str
+    new: str
+    trials: tuple[str, ...]
+
+
+def changes(ledger: Ledger) -> list[Change]:
+    """Every pair of digests that differs between the ledger and the source as it is, complete trials only."""
+    equal = ledger.equal_code()
+    found: dict[tuple[str, str], list[str]] = {}
+    today: dict[str, str] = {}
+    for row in ledger.refresh().effective.select(["trial", "status", "recipe", "code"]).to_pylist():
+        if row["status"] != Status.COMPLETE.value:
+            continue
+        if row["recipe"] not in today:
+            recipe = Recipe.model_validate(json.loads(row["recipe"]), strict=False)
+            today[row["recipe"]] = identity.recipe_code(recipe)
+        new = today[row["recipe"]]
+        if resolve_equal(new, equal) != row["code"]:
+            found.setdefault((row["code"], new), []).append(row["trial"])
+    return [Change(old, new, tuple(trials)) for (old, new), trials in sorted(found.items())]
+
+
+def accept(
+    ledger: Ledger, change: Change, corpora: Sequence[CorpusRef], make_work: MakeWork, sample: int = 3
+) -> list[str]:
+    """Prove a change on a sample of its trials and record it. Returns the trials that proved it; raises otherwise."""
+    chosen = sorted(change.trials, key=lambda trial: derive("accept", trial))[: max(1, sample)]
+    rows = {row["trial"]: row for table in ledger.predictions(chosen) for row in table.to_pylist()}
+    for trial in chosen:
+        difference = compare(rows[trial], corpora, make_work)
+        if difference is not None:
+            raise UserError(
+                f"the code is not equal: trial {trial} ({rows[trial]['cell']}) came out otherwise: {difference}",
+                hint="Run the space again: its trials will be run anew with the new code.",
+            )
+    accepted.write(ledger.store, change.old, change.new, dict.fromkeys(chosen, "curve, scores and predictions"))
+    return chosen
+
+
+def find_change(ledger: Ledger, old: str, new: str) -> Change:
+    known = changes(ledger)
+    for change in known:
+        if change.old.startswith(old) and change.new.startswith(new):
+            return change
+    pairs = [f"{change.old} {change.new}" for change in known]
+    raise unknown("pair of code digests", f"{old} {new}", pairs)
+
+
+def compare(row: Row, corpora: Sequence[CorpusRef], make_work: MakeWork) -> str | None:
+    """Train a recorded trial again; what differs, or None."""
+    spec = _spec(row, corpora)
+    work = make_work(spec)
+    try:
+        curve = [(r.epoch, r.split, r.metric, r.value) for r in work.run_to(spec.epochs)]
+        recorded = [(r["epoch"], r["split"], r["metric"], r["value"]) for r in row["curve"]]
+        for mine, theirs in zip(curve, recorded, strict=False):
+            if mine != theirs:
+                return f"epoch {theirs[0]}, {theirs[1]} {theirs[2]}: {theirs[3]!r} on record, {mine[3]!r} now"
+        if len(curve) != len(recorded):
+            return f"{len(recorded)} numbers on record, {len(curve)} now"
+        finished = work.finish()
+        scores = [(s.condition, s.metric, s.value) for s in finished.scores]
+        if scores != [(s["condition"], s["metric"], s["value"]) for s in _complete(row["scores"])]:
+            return "test scores differ"
+        said = [(p.condition, p.utterance, p.prediction) for p in finished.predictions]
+        if said != [(p["condition"], p["utterance"], p["prediction"]) for p in _complete(row["predictions"])]:
+            return "predictions differ"
+        return None
+    finally:
+        work.close()
+
+
+def _complete(rows: list[Row] | None) -> list[Row]:
+    """What was scored with nothing taken away. What other conditions stood for is the space's business."""
+    return [row for row in rows or () if row["condition"] == COMPLETE]
+
+
+def _spec(row: Row, corpora: Sequence[CorpusRef]) -> Spec:
+    corpus = next((ref for ref in corpora if ref.fingerprint == row["data"]), None)
+    if corpus is None:
+        names = ", ".join(f"{ref.name} ({ref.fingerprint[:8]})" for ref in corpora)
+        raise UserError(
+            f"trial {row['trial']} was trained on corpus {row['corpus']} with fingerprint {row['data'][:8]}, "
+            f"which is not among {names or 'the corpora given'}",
+            hint="Give its folder with --data. Trials on resplits or folds cannot be used as proof.",
+        )
+    recipe = Recipe.model_validate(json.loads(row["recipe"]), strict=False)
+    conditions = tuple(dict.fromkeys(score["condition"] for score in _complete(row["scores"])))
+    key = TrialKey(
+        row["recipe_digest"], row["code"], row["data"], row["corpus"], row["study"], row["fold"], row["stage"],
+        row["root"], row["identity"],
+    )  # fmt: skip
+    slot = Slot(row["corpus"], row["cell"] or "", row["study"], row["fold"], Stage(row["stage"]), row["draw"] or -1)
+    return Spec(
+        key=key,
+        recipe=row["recipe"],
+        slot=slot,
+        space=row["space"] or "",
+        epochs=recipe.training.epochs,
+        metric=recipe.training.metric,
+        direction="max",
+        corpus=corpus,
+        conditions=tuple(Condition(name) for name in conditions),
+        keep="none",
+    )
