@@ -97,6 +97,12 @@ def plain_tune(trials: int, seconds: float, reuse: bool) -> float:
                 self.done = 0
                 return True
 
+            def save_checkpoint(self, checkpoint_dir: str) -> None:
+                return
+
+            def load_checkpoint(self, checkpoint: Any) -> None:
+                return
+
             def step(self) -> dict[str, Any]:
                 time.sleep(seconds / EPOCHS)
                 self.done += 1

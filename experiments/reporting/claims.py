@@ -324,7 +324,8 @@ def _worded(claim: Claim, run: Run) -> Claim:
             else f"{contrast.name}: cannot be called zero within ± {margin}{where}"
         )
         return replace(claim, verdict="undecided", text=text, evidence=detail)
-    detail = f"{evidence}, {'Holm ' if claim.family > 1 else ''}p {_equals(claim.adjusted)}, {n}"
+    tested = f", {'Holm ' if claim.family > 1 else ''}p {_equals(claim.adjusted)}" if claim.adjusted is not None else ""
+    detail = f"{evidence}{tested}, {n}"
     if significant:
         good = (mean > 0) == run.spec.higher_is_better
         size = points(abs(mean), run.scale)

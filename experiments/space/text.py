@@ -59,7 +59,7 @@ def _cells(plan: Plan) -> str:
     lines.append(f"  first: {', '.join(dict.fromkeys(cell.name for cell in run[: 3 * corpora]))}")
     quarter = max(1, len(run) // 4)
     for end in dict.fromkeys((quarter, 2 * quarter)):
-        if end < len(run):
+        if 4 <= end < len(run):
             counts = imbalance([cell.levels for cell in run[:end]])
             shown = ", ".join(
                 f"{name} {low}-{high}" if low != high else f"{name} {low}" for name, (low, high) in counts.items()

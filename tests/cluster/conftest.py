@@ -87,9 +87,7 @@ class Host:
         (self.home / ".bashrc").write_text("")
         (self.home / ".profile").write_text("")
         passwd = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
-        (self.home / ".sshd" / "passwd").write_text(
-            "\n".join([f"root:x:0:0:root:{HOME}:/bin/bash", *passwd]) + "\n"
-        )
+        (self.home / ".sshd" / "passwd").write_text("\n".join([f"root:x:0:0:root:{HOME}:/bin/bash", *passwd]) + "\n")
         make_environment(self.home / "venv", HOME / "venv")
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.home / ".sshd" / "host_key"))
         (self.home / ".sshd" / "config").write_text(

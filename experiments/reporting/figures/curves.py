@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from experiments.reporting.run import Run
 
 
+def _band(run: Run, rows: list[tuple[float, float | None, float | None]]) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of intervals, cut off at the ends of the metric's range."""
+    ends = np.array([(low, high) for _, low, high in rows], dtype=np.float64)
+    if run.scale == 100:
+        ends = ends.clip(0, 100)
+    return ends[:, 0], ends[:, 1]
+
+
 def missing_figure(run: Run, corpus: str) -> Figure | None:
     """Mean and interval band over missing rates, one panel a family of rates."""
     found = curves(run, corpus)
@@ -45,7 +53,7 @@ def missing_figure(run: Run, corpus: str) -> Figure | None:
                 label=look.label, linewidth=1.2 if look.front else 0.6, alpha=1 if look.front else 0.5,
             )  # fmt: skip
             if look.front and bands and rows[0][1] is not None:
-                low, high = [r[1] for r in rows], [r[2] for r in rows]
+                low, high = _band(run, rows)
                 axes.fill_between(curve.rates, low, high, color=look.colour, alpha=0.13, linewidth=0)
         axes.set_xlabel("missing rate at test time")
         axes.set_xticks(curve.rates)
@@ -87,7 +95,7 @@ def learning_figure(run: Run, corpus: str) -> Figure | None:
         )  # fmt: skip
         if look.front and bands and wide.shape[1] > 1:
             rows = [mean_interval(row, run.spec.level) for row in wide.to_numpy()]
-            low, high = [r[1] for r in rows], [r[2] for r in rows]
+            low, high = _band(run, rows)
             axes.fill_between(wide.index, low, high, color=look.colour, alpha=0.13, linewidth=0)
     axes.set_xlabel("epoch (confirm stage)")
     axes.set_ylabel(f"validation {unit(run)}")

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from experiments.reporting.run import Run
 
 
+def _p(p: float | None) -> str:
+    return "" if p is None else f"p = {p_text(p)}".replace("= <", "<")
+
+
 def forest_figure(run: Run) -> Figure | None:
     """Difference and interval of every declared contrast, one dot a study; filled where the family's test decides."""
     claims = [c for c in run.claims if c.interval is not None]
@@ -50,7 +54,7 @@ def forest_figure(run: Run) -> Figure | None:
     axes.tick_params(axis="y", length=0)
     light_grid(axes)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(range(len(claims)), [f"p = {p_text(c.adjusted)}".replace("= <", "<") for c in claims])
+    right.set_yticks(range(len(claims)), [_p(c.adjusted) for c in claims])
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)
     unit = "points" if run.scale == 100 else run.metric_name()

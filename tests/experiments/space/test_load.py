@@ -290,3 +290,40 @@ def test_shipped_spaces_make_plans(name, open_fake):
     for cell in plan.cells:
         slot = Slot(cell.corpus, cell.name, 0, 0, Stage.TUNE, 0)
         assert plan.recipe(slot, plan.params(slot)).training.metric == plan.metric
+
+
+def test_several_corpora_alternate_and_have_their_own_contrasts(plan_of, open_fake, tmp_path):
+    import dataclasses
+
+    file = tmp_path / "two.yaml"
+    file.write_text(
+        "corpora: [demo, second]\nbase: {encoders: {audio: fourier2vec}}\nfactors: {pooling: [mean, min]}\n"
+        "folds: {by: speaker, count: 3}\ntune: {parameters: {lr: {uniform: [0.1, 0.2]}}, draws: 2}\nstudies: 2\n"
+        "contrasts: [pooling]\n"
+    )
+
+    def opened(name):
+        return dataclasses.replace(open_fake("demo"), name=name)
+
+    plan = make_plan(file, open_corpus=opened)
+    assert [(cell.corpus, cell.name) for cell in plan.cells] == [
+        ("demo", "pooling=mean"), ("second", "pooling=mean"), ("demo", "pooling=min"), ("second", "pooling=min"),
+    ]  # fmt: skip
+    assert [contrast.corpus for contrast in plan.contrasts] == ["demo", "second"]
+    assert plan.counts() == {Stage.TUNE: 4 * 2 * 2 * 3, Stage.CONFIRM: 4 * 2 * 3}
+    slots = list(plan.slots())
+    assert len(slots) == len(set(slots)) == plan.n_slots
+    assert {slot.fold for slot in slots} == {0, 1, 2}
+    one, other = (Slot(corpus, "pooling=mean", 0, 0, Stage.TUNE, 1) for corpus in ("demo", "second"))
+    assert plan.params(one) == plan.params(other)
+    assert plan.streams(one).split != plan.streams(other).split
+
+
+def test_replicas_share_everything_but_their_noise(plan_of):
+    plan = plan_of("factors: {replica: [0, 1]}\ntune: {parameters: {lr: {uniform: [0.1, 0.2]}}}")
+    one, other = (Slot("demo", f"replica={i}", 0, 0, Stage.TUNE, 0) for i in range(2))
+    assert plan.params(one) == plan.params(other)
+    a, b = plan.streams(one), plan.streams(other)
+    assert (a.split, a.masks, a.draws) == (b.split, b.masks, b.draws)
+    assert a.init != b.init
+    assert a.order != b.order
