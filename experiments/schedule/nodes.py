@@ -20,9 +20,10 @@ def preflight(
     policy   "stop": refuse to run where a node differs; "drop": go on without it
     Returns handles that must be kept for the length of the run: they hold the resources of the nodes left out.
     """
-    import ray
+    import ray as installed
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    ray: Any = installed  # parts of it are untyped
     nodes = [node for node in ray.nodes() if node["Alive"] and _offers_work(node)]
     here = ray.get_runtime_context().get_node_id()
     if all(node["NodeID"] == here for node in nodes):
