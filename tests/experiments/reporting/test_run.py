@@ -41,6 +41,16 @@ def test_only_complete_confirm_trials_enter_a_mean(make_run: MakeRun) -> None:
         run.pivot("fussion")
 
 
+def test_a_score_outside_the_confirm_stage_never_counts(make_run: MakeRun) -> None:
+    run = make_run(**GRID)
+    clean = run.by_study().copy()
+    run.trials.loc[run.trials["stage"] == "tune", "test_ua"] = 0.99
+    run.trials.loc[run.trials["status"] == "failed", "test_ua"] = 0.99
+    for name in ("confirm", "_by_slot", "_by_study"):
+        vars(run).pop(name, None)
+    assert run.by_study().equals(clean)
+
+
 def test_a_study_that_lacks_a_fold_is_missing_as_a_whole(make_run: MakeRun) -> None:
     run = make_run(folds=3, studies=3)
     trials = run.trials.copy()
