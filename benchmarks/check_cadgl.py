@@ -136,10 +136,10 @@ def demo(seeds: int) -> None:
         return {
             "encoders": {"text": "words", "audio": "logmel"},
             "projection": {"dim": 32},
-            "fusion": {"name": "cadgl", "dropout": 0.1, **options},
-            "sampler": {"batch_size": 64},
-            "optimizer": {"lr": 4e-3},
-            "training": {"epochs": 10},
+            "fusion": {"name": "cadgl", "dropout": 0.1, "layers": 1, "step": 0.5, **options},
+            "sampler": {"batch_size": 32},
+            "optimizer": {"lr": 2e-3},
+            "training": {"epochs": 14},
         }
 
     arms = {"all parts": recipe()}
