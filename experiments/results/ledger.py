@@ -86,7 +86,7 @@ class Ledger:
         if gone:  # compacted or quarantined under our eyes: what replaces it is in a new listing
             return self.refresh()
         tables = list(self._parts.values())
-        whole = pa.concat_tables(tables) if tables else TRIAL_PART.empty_table().select(LIGHT)
+        whole = pa.concat_tables(tables) if tables else pa.Table.from_batches([], schema=TRIAL_PART).select(LIGHT)
         self._snapshot = Snapshot(whole)
         return self._snapshot
 

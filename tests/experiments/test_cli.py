@@ -20,7 +20,7 @@ def imported_by(*command: str) -> set[str]:
         "import sys\n"
         "from experiments.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
-        f"print('IMPORTED', *[name for name in {HEAVY!r} if name in sys.modules])"
+        f"print('\\nIMPORTED', *[name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("IMPORTED"))
