@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments.reporting import load_run
@@ -45,7 +46,9 @@ def test_a_score_outside_the_confirm_stage_never_counts(make_run: MakeRun) -> No
     run = make_run(**GRID)
     clean = run.by_study().copy()
     run.trials.loc[run.trials["stage"] == "tune", "test_ua"] = 0.99
-    run.trials.loc[run.trials["status"] == "failed", "test_ua"] = 0.99
+    leaked = run.trials.loc[run.trials["stage"] == "tune", ["trial"]]
+    leaked = leaked.assign(condition="complete", metric="ua", value=0.99, n=1)
+    vars(run)["scores"] = pd.concat([run.scores, leaked])
     for name in ("confirm", "_by_slot", "_by_study"):
         vars(run).pop(name, None)
     assert run.by_study().equals(clean)
