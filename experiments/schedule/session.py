@@ -185,6 +185,11 @@ class Session:
             del self._holder[slot]
             self.state.lost(slot)
 
+    def block(self, reason: str) -> None:
+        """The results cannot be written: nothing more is started, and the run ends with this explanation."""
+        self.blocked = self.blocked or reason
+        self.ending = self.ending or reason
+
     def compact_if_needed(self) -> None:
         """Keep the number of files bounded."""
         if self.ledger.loose() > LOOSE:
@@ -306,8 +311,7 @@ class Session:
         elif outcome.ended is Ended.BROKEN:
             self._again_or_failed(order, outcome.reason or "its device failed")
         elif outcome.ended is Ended.BLOCKED:
-            self.blocked = outcome.reason
-            self.ending = outcome.reason
+            self.block(outcome.reason or "the results cannot be written")
         elif outcome.ended is Ended.INTERRUPTED:
             self._busy.pop(trial, None)
 

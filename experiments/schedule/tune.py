@@ -37,9 +37,14 @@ from experiments.schedule.session import Session
 from experiments.schedule.work import Do, Ended, MakeWork, Order, Outcome, Spec
 from experiments.schedule.worker import Worker
 from experiments.space.plan import Resources
+from mer.errors import UserError
 
 IDLE_S = (0.01, 0.25)
 """How long an idle worker waits before it asks again: at first, and at most."""
+
+STILLBORN = 8
+"""Workers that die one after the other, with no result in between, before the run gives up: something is wrong with
+every one of them (a package is missing on the nodes, say)."""
 
 GRACE_S = 30.0
 """After the budget or Ctrl-C, how long running epochs may take to end before their workers are stopped."""
@@ -154,7 +159,7 @@ class WorkerScheduler(TrialScheduler):
         return
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self.crew.died(trial.trial_id)
+        self.crew.died(trial.trial_id, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         goes_on = self.crew.result(trial, result)
@@ -198,6 +203,7 @@ class Crew(Callback, Stopper):
         self._looked = 0.0
         self._room = 1
         self._stopping_since: float | None = None
+        self._stillborn = 0
 
     # ---- Searcher
 
@@ -226,6 +232,14 @@ class Crew(Callback, Stopper):
 
     def result(self, trial: Any, result: dict[str, Any]) -> bool:
         """Report what a worker has done, send it what comes next; False: the worker is not needed any more."""
+        self._stillborn = 0
+        try:
+            return self._result(trial, result)
+        except UserError as error:  # the results cannot be written; Tune would bury the message in a traceback
+            self.session.block(str(error))
+            return False
+
+    def _result(self, trial: Any, result: dict[str, Any]) -> bool:
         worker = trial.trial_id
         self.actors[worker] = trial.temporary_state.ray_actor
         outcomes: list[Outcome] | None = result.pop("outcomes", None)
@@ -248,7 +262,10 @@ class Crew(Callback, Stopper):
             trial.temporary_state.ray_actor.assign.remote(orders)
         return not self.session.finished
 
-    def died(self, worker: str) -> None:
+    def died(self, worker: str, trial: Any = None) -> None:
+        self._stillborn += 1
+        if self._stillborn > STILLBORN and self.session.ending is None:
+            self.session.ending = f"{self._stillborn} workers in a row could not be started: {_last_error(trial)}"
         self.actors.pop(worker, None)
         self.vital.pop(worker, None)
         self.session.lost(worker, self._why.pop(worker, "its process or machine was lost"))
@@ -265,7 +282,10 @@ class Crew(Callback, Stopper):
                 self._stopping_since = now
                 self.pulse.stop.remote()
         if self._tick is not None:
-            self._tick(self)
+            try:
+                self._tick(self)
+            except UserError as error:
+                self.session.block(str(error))
 
     def _read_pulse(self) -> None:
         if self._reading is not None:
@@ -333,6 +353,12 @@ def run_tune(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         ray.kill(pulse)
+
+
+def _last_error(trial: Any) -> str:
+    """Why a worker died, in Tune's words, as far as it knows them."""
+    error = trial.get_error() if trial is not None and hasattr(trial, "get_error") else None
+    return " ".join(str(error).split())[-300:] if error is not None else "see Ray's logs"
 
 
 def _device_memory_mb() -> float | None:
