@@ -119,7 +119,7 @@ def plain_tune(trials: int, seconds: float, reuse: bool) -> float:
             tune_config=tune.TuneConfig(reuse_actors=reuse, max_concurrent_trials=2),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()
-        metrics = [result.metrics or {} for result in results]
+        metrics = [results[number].metrics or {} for number in range(len(results))]
     assert len(metrics) == trials
     return float(max(m["ended"] for m in metrics) - min(m["began"] for m in metrics))
 
