@@ -2,7 +2,7 @@
 
 complete            everything that the corpus has
 only text           one modality; `without audio`: all but one; `text+visual`: these
-rate 0.3            GCNet's random missing rate
+random 0.3            GCNet's random missing rate
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def conditions(spec: object, modalities: Sequence[str], where: str | None = None
     """Conditions from what a space or a command line names; each once, in order.
 
     An entry is `complete`, `all_patterns` (the incomplete ones and complete), `only text`, `without audio`,
-    `text+audio`, `{text, audio}`, `{available: [text]}`, a missing rate (`0.3`, `rate 0.3`), `{rates: [0.0, 0.1]}`,
+    `text+audio`, `{text, audio}`, `{available: [text]}`, a missing rate (`0.3`, `random 0.3`), `{rates: [0.0, 0.1]}`,
     or any protocol, with a name or without: `{protocol: random, rate: [0.1, 0.3]}`,
     `{name: noisy, missing: {protocol: per_modality, rates: {text: 0.5}}}`.
 
     >>> [condition.name for condition in conditions(["all_patterns", {"rates": [0.3]}], ["audio", "text"])]
-    ['only audio', 'only text', 'complete', 'rate 0.3']
+    ['only audio', 'only text', 'complete', 'random 0.3']
     """
     entries = spec if isinstance(spec, list | tuple) else [spec]
     found: dict[str, Condition] = {}
@@ -96,17 +96,17 @@ def _parse(entry: object, modalities: Sequence[str], where: str | None) -> list[
     if first == "without":
         _check([rest], modalities, where)
         return [_pattern([name for name in modalities if name != rest], modalities, where)]
-    number = rest if first == "rate" else text
+    number = rest if first == "random" else text
     try:
         return [_rate(float(number), where)]
     except ValueError:
-        if first == "rate":
+        if first == "random":
             raise _refused(entry, where) from None
     if text.startswith("{") and text.endswith("}"):
         return [_pattern([name.strip() for name in text[1:-1].split(",")], modalities, where)]
     if "+" in text or text in modalities:
         return [_pattern([name.strip() for name in text.split("+")], modalities, where)]
-    raise unknown("condition", entry, ["complete", "all_patterns", *_names(modalities), "rate 0.3"], where)
+    raise unknown("condition", entry, ["complete", "all_patterns", *_names(modalities), "random 0.3"], where)
 
 
 def _from_mapping(entry: Mapping[Any, Any], modalities: Sequence[str], where: str | None) -> list[Condition]:
@@ -137,14 +137,14 @@ def name_of(missing: MissingConfig, modalities: Sequence[str]) -> str:
     """What tables call a protocol that was given no name.
 
     >>> name_of(MissingConfig(protocol="random", rate=0.3), ["audio", "text"])
-    'rate 0.3'
+    'random 0.3'
     >>> name_of(MissingConfig(protocol="per_modality", rates={"text": 0.5, "audio": 0.1}), ["audio", "text"])
     'audio 0.1, text 0.5'
     """
     if missing.protocol == "none":
         return COMPLETE.name
     if missing.protocol == "random":
-        return f"rate {missing.rate}"
+        return f"random {missing.rate}"
     if missing.protocol == "pattern":
         return pattern_name(missing.available or (), modalities)
     if missing.protocol == "per_modality":
@@ -188,6 +188,6 @@ def _refused(entry: object, where: str | None) -> UserError:
     return UserError(
         f"not a condition: {entry!r}",
         where=where,
-        expected="complete, all_patterns, 'only text', 'without audio', 'rate 0.3', {rates: [...]} "
+        expected="complete, all_patterns, 'only text', 'without audio', 'random 0.3', {rates: [...]} "
         "or {name: ..., missing: {protocol: ...}}",
     )

@@ -49,10 +49,10 @@ def test_all_patterns_of_three_and_two() -> None:
         ("text+audio", "without visual", _pattern("audio", "text")),
         ("text+audio+visual", "complete", MissingConfig()),
         ("without  visual", "without visual", _pattern("audio", "text")),
-        ("rate 0.3", "rate 0.3", MissingConfig(protocol="random", rate=0.3)),
-        ("0.3", "rate 0.3", MissingConfig(protocol="random", rate=0.3)),
-        (0.3, "rate 0.3", MissingConfig(protocol="random", rate=0.3)),
-        (0, "rate 0.0", MissingConfig(protocol="random", rate=0.0)),
+        ("random 0.3", "random 0.3", MissingConfig(protocol="random", rate=0.3)),
+        ("0.3", "random 0.3", MissingConfig(protocol="random", rate=0.3)),
+        (0.3, "random 0.3", MissingConfig(protocol="random", rate=0.3)),
+        (0, "random 0.0", MissingConfig(protocol="random", rate=0.0)),
         (
             {"name": "noisy", "missing": {"protocol": "per_modality", "rates": {"text": 0.5}}},
             "noisy",
@@ -60,7 +60,7 @@ def test_all_patterns_of_three_and_two() -> None:
         ),
         ({"available": ["text"]}, "only text", _pattern("text")),
         ({"available": ["audio", "text"], "name": "no camera"}, "no camera", _pattern("audio", "text")),
-        ({"protocol": "random", "rate": 0.3}, "rate 0.3", MissingConfig(protocol="random", rate=0.3)),
+        ({"protocol": "random", "rate": 0.3}, "random 0.3", MissingConfig(protocol="random", rate=0.3)),
         ({"protocol": "sample", "rate": 0.3}, "sample 0.3", MissingConfig(protocol="sample", rate=0.3)),
         ({"protocol": "none"}, "complete", MissingConfig()),
         ({"protocol": "file", "file": "m.json"}, "masks m.json", MissingConfig(protocol="file", file="m.json")),
@@ -77,7 +77,7 @@ def test_one_condition(entry: object, name: str, missing: MissingConfig) -> None
 
 def test_rates_and_duplicates() -> None:
     found = conditions(["complete", {"rates": [0.0, 0.1, 0.7]}, "all_patterns", 0.1], AVT)
-    assert [c.name for c in found[:4]] == ["complete", "rate 0.0", "rate 0.1", "rate 0.7"]
+    assert [c.name for c in found[:4]] == ["complete", "random 0.0", "random 0.1", "random 0.7"]
     assert len(found) == 4 + 6
 
 
@@ -100,7 +100,7 @@ def test_names_of_larger_patterns() -> None:
         ("only txt", "space.yaml:3: unknown modality 'txt'; expected audio, text, visual; did you mean 'text'"),
         ("without vision", "unknown modality 'vision'"),
         ("{}", "unknown modality ''"),
-        ("rate high", "not a condition"),
+        ("random high", "not a condition"),
         (1.0, "missing rate 1; expected 0 to below 1"),
         (-0.1, "missing rate -0.1"),
         (None, "not a condition"),
