@@ -61,7 +61,7 @@ def collect(
 
 
 def variant_names(cells: list[Mapping[str, Any]]) -> dict[str, str]:
-    """Short file-safe names: the levels of the factors that vary, without the factors' names where one varies.
+    """Short file-safe names: the level where one factor varies, else the cell's own name.
 
     >>> variant_names([{"name": "a", "levels": {"fusion": "gated", "pooling": "mean"}},
     ...                {"name": "b", "levels": {"fusion": "concat", "pooling": "mean"}}])
@@ -71,10 +71,8 @@ def variant_names(cells: list[Mapping[str, Any]]) -> dict[str, str]:
     varying = [factor for factor in factors if len({str(cell["levels"].get(factor)) for cell in cells}) > 1]
     names: dict[str, str] = {}
     for cell in cells:
-        levels = [str(cell["levels"].get(factor)) for factor in varying] or ["model"]
-        if len(varying) > 1:
-            levels = [f"{factor}-{level}" for factor, level in zip(varying, levels, strict=True)]
-        names[cell["name"]] = re.sub(r"[^\w.+-]+", "_", "_".join(levels)).strip("_")
+        name = str(cell["levels"][varying[0]]) if len(varying) == 1 else str(cell["name"]).replace("=", "-")
+        names[cell["name"]] = re.sub(r"[^\w.+-]+", "_", name).strip("_")
     return names
 
 
@@ -116,7 +114,8 @@ def _open_corpus(described: Mapping[str, Any], name: str, data: str | None) -> C
     """The corpus the run was made on, checked by its fingerprint."""
     from mer.data.corpus import find_corpus, load_corpus
 
-    places = [data] if data else [str(place) for place in described["document"].get("corpora", [name])]
+    declared = described["document"].get("corpora", [name])
+    places = [data] if data else [declared] if isinstance(declared, str) else [str(place) for place in declared]
     wanted = described["corpora"][name]["fingerprint"]
     for place in places:
         try:
