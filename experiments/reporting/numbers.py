@@ -20,7 +20,7 @@ def decimals_for(halves: Iterable[float | None], scale: float = 100.0, least: in
         return least
     typical = known[len(known) // 2]
     exponent = math.floor(math.log10(typical))
-    leading = typical / 10**exponent
+    leading = round(typical / 10**exponent, 9)
     return max(least, min(most, -exponent + (1 if leading < 3 else 0)))
 
 
