@@ -71,6 +71,15 @@ class Ledger:
 
     def refresh(self) -> Snapshot:
         """Everything there is now; reads only what is new."""
+        before = self._snapshot
+        found = self._refresh()
+        for _ in range(5):  # what was there and is not any more was removed on purpose, or missed by a listing
+            if before is None or before.rows.keys() <= found.rows.keys():
+                break
+            found = self._refresh()
+        return found
+
+    def _refresh(self) -> Snapshot:
         names = self._list()
         new = [name for name in names if name not in self._parts]
         if self._snapshot is not None and not new and len(names) == len(self._parts):
@@ -84,7 +93,7 @@ class Ledger:
         for name in set(self._parts) - set(names):
             del self._parts[name]
         if gone:  # compacted or quarantined under our eyes: what replaces it is in a new listing
-            return self.refresh()
+            return self._refresh()
         tables = list(self._parts.values())
         whole = pa.concat_tables(tables) if tables else pa.Table.from_batches([], schema=TRIAL_PART).select(LIGHT)
         self._snapshot = Snapshot(whole)
@@ -104,7 +113,20 @@ class Ledger:
                 yield group.filter(pc.is_in(group["trial"], wanted))
 
     def _list(self) -> list[str]:
-        return [entry.name for entry in self.store.list(FOLDER) if entry.name.endswith(".parquet")]
+        """The names of all parts, as three listings in a row agree on them.
+
+        A folder is not listed in an instant: one that is compacted meanwhile may show neither the new part (made
+        behind the reader's back) nor the old ones (removed before it came to them). The next listing shows the new one.
+        """
+        before: list[str] | None = None
+        agreed = 0
+        for _ in range(50):
+            names = [entry.name for entry in self.store.list(FOLDER) if entry.name.endswith(".parquet")]
+            agreed = agreed + 1 if names == before else 0
+            if agreed == 2:
+                break
+            before = names
+        return names
 
     def _read_all(self, names: Sequence[str]) -> list[tuple[str, pa.Table | None]]:
         if len(names) < 4:
