@@ -155,14 +155,16 @@ def embedding_sheet(cells: Sequence[tuple[Variant, dict[str, tuple[FloatArray, S
     for row, (variant, found) in enumerate(cells):
         for column, part in enumerate(parts):
             axis = axes[row, column]
+            if column == 0:
+                axis.text(-0.05, 0.5, variant.name, rotation=90, ha="right", va="center", transform=axis.transAxes)
             if part not in found:
                 axis.set_axis_off()
                 axis.text(0.5, 0.5, "not part of this variant", ha="center", va="center", fontsize=7, color="0.4")
                 continue
             points, numbers = found[part]
             scatter(axis, points, variant.test, variant.labels)
-            note = f"\nsil. {numbers.silhouette:+.2f}, probe {100 * numbers.probe:.0f} %" if numbers else ""
-            axis.set_title(f"{variant.name}: {part}{note}", fontsize=7)
+            note = f": silhouette {numbers.silhouette:+.2f}, probe {100 * numbers.probe:.0f} %" if numbers else ""
+            axis.set_title(f"{part}{note}", fontsize=7)
     _legend(figure, axes[0, 0] if axes[0, 0].has_data() else axes[0, -1], len(cells[0][0].labels))
     synthetic = " (synthetic data)" if cells[0][0].synthetic else ""
     figure.suptitle(f"Test representations by t-SNE; hollow: misclassified{synthetic}", fontsize=8)
