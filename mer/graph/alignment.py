@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mer.graph.precision import wide
+
 
 def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: Tensor | float) -> Tensor:
     """Symmetric InfoNCE between two views of the same utterances (CLIP's loss), in fp32.
@@ -26,7 +28,7 @@ def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: Tensor | float) ->
     9.1e-05
     """
     with torch.autocast(a.device.type, enabled=False):
-        a, b = a.float()[both], b.float()[both]
+        a, b = wide(a)[both], wide(b)[both]
         if a.shape[0] < 2:
             return (a.sum() + b.sum()) * 0.0
         logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
@@ -35,7 +37,7 @@ def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: Tensor | float) ->
 
 
 class Alignment(nn.Module):
-    """InfoNCE averaged over all pairs of modalities, in a space of its own, with a learned, clamped temperature.
+    """InfoNCE averaged over all pairs of two or more modalities, in a space of its own; learned, clamped temperature.
 
     Cost: pairs × N² similarities of width `dim`, in training only.
     """
@@ -52,4 +54,4 @@ class Alignment(nn.Module):
         temperature = self.log_temperature.exp().clamp(0.01, 1.0)
         views = [self.projections[name](content[name]) for name in self.modalities]
         losses = [info_nce(views[i], views[j], available[:, i] & available[:, j], temperature) for i, j in self.pairs]
-        return torch.stack(losses).mean() if losses else self.log_temperature * 0.0
+        return torch.stack(losses).mean()

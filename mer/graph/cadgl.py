@@ -19,6 +19,7 @@ from mer.batch import Dialogues
 from mer.errors import UserError
 from mer.graph.edges import Edges, layout
 from mer.graph.network import DialogueNetwork
+from mer.graph.precision import wide
 from mer.graph.settings import from_config, has, read
 from mer.graph.similarity import WeightedEdges
 
@@ -177,7 +178,7 @@ class CADGL(nn.Module):
 
 def _classification(views: list[Tensor], labels: Tensor) -> Tensor:
     scored = labels >= 0
-    losses = [nn.functional.cross_entropy(view.float()[scored], labels[scored], reduction="sum") for view in views]
+    losses = [nn.functional.cross_entropy(wide(view)[scored], labels[scored], reduction="sum") for view in views]
     return torch.stack(losses).mean() / scored.sum().clamp(min=1)
 
 

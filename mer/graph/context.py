@@ -10,6 +10,7 @@ from mer.context import Context
 from mer.errors import UserError
 from mer.graph.edges import layout, window_edges
 from mer.graph.messages import DialogueGraph, adjacency
+from mer.graph.precision import wide
 from mer.graph.settings import check_window
 
 
@@ -63,6 +64,7 @@ class GraphContext(Context):
         packed = layout(batch.dialogue)
         heard = torch.stack([sequence.present for sequence in batch.modalities.values()], dim=1).any(dim=1)
         edges = window_edges(packed, self.graph.past, self.graph.future, heard)
-        graph = self.graph.build(pooled, packed, edges, adjacency(edges, packed.size), heard)
+        matrix = adjacency(edges, packed.size, wide(pooled).dtype)
+        graph = self.graph.build(pooled, packed, edges, matrix, heard)
         out: Tensor = self.norm(self.graph(pooled, graph))
         return out

@@ -130,7 +130,7 @@ class CadglFusion(Fusion):
         }
         passes = self.network(pooled, presence(sequences), layout(batch.dialogue))
         state = passes.main.state
-        aux = {f"imagined/{name}": value for name, value in passes.main.reconstructed.items()}
+        aux = {f"imagined/{name}": value.detach() for name, value in passes.main.reconstructed.items()}
         aux["kept"] = passes.kept
         aux["nfe"] = torch.full((state.shape[0],), float(self.nfe), device=state.device)
         # An utterance of which nothing is available still has a state: its context speaks for it.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from mer.graph.edges import RELATIONS, Edges, Layout
+from mer.graph.precision import wide
 from mer.graph.similarity import SimilarityEdges, WeightedEdges
 from mer.layers import Dropout
 
@@ -23,11 +24,6 @@ with warnings.catch_warnings():
     # torch calls its CSR tensors beta, once per process; what is used of them here is covered by tests.
     warnings.simplefilter("ignore", UserWarning)
     torch.sparse_csr_tensor(torch.zeros(2, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0), (1, 1))
-
-
-def wide(x: Tensor) -> Tensor:
-    """At least single precision."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 @dataclass(frozen=True, slots=True)

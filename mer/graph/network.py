@@ -20,6 +20,7 @@ from mer.graph.drop import ModalityDrop
 from mer.graph.edges import Layout, window_edges
 from mer.graph.messages import DialogueGraph, Graph, adjacency
 from mer.graph.ode import GraphODE
+from mer.graph.precision import wide
 from mer.graph.reconstruction import Reconstruction, reconstruction_loss
 from mer.graph.settings import Settings
 from mer.layers import Dropout
@@ -104,7 +105,10 @@ class DialogueNetwork(nn.Module):
         )
         self.reconstruction = Reconstruction(own, hidden, dropout=s.dropout) if s.reconstruction else None
         self.imagined = nn.Linear(len(dims) * hidden, hidden) if s.reconstruction else None
-        self.alignment = Alignment(tuple(own), hidden, temperature=s.temperature) if s.alignment else None
+        pairs_exist = len(own) > 1
+        self.alignment = (
+            Alignment(tuple(own), hidden, temperature=s.temperature) if s.alignment and pairs_exist else None
+        )
         self.ode = (
             GraphODE(hidden, solver=s.solver, step=s.step, adjoint=s.adjoint, tolerance=s.tolerance) if s.ode else None
         )
@@ -182,7 +186,8 @@ class DialogueNetwork(nn.Module):
         if self.graph is not None:
             heard = kept.any(dim=1)  # an utterance of which nothing is available has nothing to say
             edges = window_edges(packed, self.graph.past, self.graph.future, heard)
-            graph = self.graph.build(state, packed, edges, adjacency(edges, packed.size), heard)
+            matrix = adjacency(edges, packed.size, wide(state).dtype)
+            graph = self.graph.build(state, packed, edges, matrix, heard)
             state = self.graph(state, graph)
         reconstructed: dict[str, Tensor] = {}
         if self.reconstruction is not None and self.imagined is not None:

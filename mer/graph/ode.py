@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
 from mer.graph.edges import RELATIONS
-from mer.graph.messages import Graph, RelationalMean, WeightedSum, wide
+from mer.graph.messages import Graph, RelationalMean, WeightedSum
+from mer.graph.precision import wide
 
 
 class Dynamics(nn.Module):
@@ -40,7 +41,7 @@ class Dynamics(nn.Module):
 
     def start(self, graph: Graph | None, since: Tensor) -> None:
         """Fix what does not change during one integration: the graph and `since [N]`, time within the dialogue."""
-        angle = since.float().unsqueeze(-1) * self.angular
+        angle = wide(since).unsqueeze(-1) * self.angular
         self.phases = torch.cat([angle.sin(), angle.cos()], dim=-1)
         self.graph, self.evaluations = graph, 0
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mer.graph.precision import wide
 from mer.layers import Dropout
 
 
@@ -42,7 +43,7 @@ def reconstruction_loss(imagined: Tensor, target: Tensor, dropped: Tensor) -> Te
     1.5
     """
     with torch.autocast(imagined.device.type, enabled=False):
-        imagined, target = imagined.float()[dropped], target.detach().float()[dropped]
+        imagined, target = wide(imagined)[dropped], wide(target.detach())[dropped]
         if imagined.shape[0] == 0:
             return imagined.sum() * 0.0
         return F.smooth_l1_loss(imagined, target)

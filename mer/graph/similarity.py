@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mer.graph.edges import Layout, pairs
+from mer.graph.precision import wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ class SimilarityEdges(nn.Module):
 
     def forward(self, h: Tensor, packed: Layout, heard: Tensor) -> WeightedEdges:
         with torch.autocast(h.device.type, enabled=False):
-            query = F.normalize(self.query(h.float()), dim=-1)
-            key = F.normalize(self.key(h.float()), dim=-1)
+            query = F.normalize(self.query(wide(h)), dim=-1)
+            key = F.normalize(self.key(wide(h)), dim=-1)
             source, target = pairs(packed, heard, causal=self.causal)
             kept, cut = self._prune(query.detach(), key.detach(), source, target)
             source, target = source[kept], target[kept]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mer import levels
 from mer.batch import Batch, Dialogues, Sequence
@@ -22,9 +23,17 @@ def build(seed: int = 0, **options: Any) -> CadglFusion:
     return CadglFusion(NAMES, 8, **options).eval()
 
 
+GARBAGE = (float("nan"), float("inf"), float("-inf"), 1e6, 1e30, torch.finfo(torch.float32).max)
+
+
 def poisoned(batch: Batch, value: float) -> Batch:
+    """Garbage wherever a mask is False: finite magnitudes with mixed signs, so that no mean or norm evens them out."""
+    sign = torch.Generator().manual_seed(1)
     modalities = {
-        name: Sequence(torch.where(x.mask.unsqueeze(-1), x.values, torch.tensor(value)), x.mask)
+        name: Sequence(
+            torch.where(x.mask.unsqueeze(-1), x.values, value * torch.randn(x.values.shape, generator=sign).sign()),
+            x.mask,
+        )
         for name, x in batch.modalities.items()
     }
     return Batch(modalities, batch.utterance_ids, batch.dialogue)
@@ -36,7 +45,24 @@ def test_what_is_masked_cannot_leak(off: str | None, pool: str, dialogue_batch: 
     fusion, batch = build(pool=pool, **({} if off is None else {off: False})), dialogue_batch()
     plain = fusion(batch).sequence.values
     assert plain.isfinite().all()
-    assert torch.equal(fusion(poisoned(batch, float("nan"))).sequence.values, plain)
+    for value in GARBAGE:
+        assert torch.equal(fusion(poisoned(batch, value)).sequence.values, plain)
+
+
+@pytest.mark.parametrize("value", GARBAGE)
+@pytest.mark.parametrize("pool", ["mean", "attn"])
+def test_what_is_masked_cannot_leak_in_training(pool: str, value: float, dialogue_batch: Any) -> None:
+    def step(batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        fusion = build(pool=pool).train()
+        set_generator(fusion, torch.Generator().manual_seed(0))
+        fused = fusion(batch)
+        total = torch.stack([*fused.losses.values(), fused.sequence.values.tanh().sum()]).sum()
+        total.backward()
+        return total.detach(), [p.grad for p in fusion.parameters() if p.grad is not None]
+
+    (loss, gradients), (same_loss, same) = step(dialogue_batch()), step(poisoned(dialogue_batch(), value))
+    assert torch.equal(loss, same_loss)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients, same, strict=True))
 
 
 def test_a_dialogue_alone_gives_the_same(dialogue_batch: Any) -> None:

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from mer.graph.alignment import Alignment, info_nce
 from mer.graph.consistency import jensen_shannon
 from mer.graph.drop import ModalityDrop
+from mer.graph.network import DialogueNetwork
 from mer.graph.reconstruction import reconstruction_loss
+from mer.graph.settings import Settings
 from mer.layers import set_generator
 
 
@@ -35,8 +37,12 @@ def test_info_nce_without_pairs_is_zero_with_a_gradient(valid: int) -> None:
     assert a.grad.abs().sum() == 0
 
 
-def test_alignment_of_a_single_modality_is_zero() -> None:
-    assert Alignment(("text",), 3)({"text": torch.randn(4, 3)}, torch.ones(4, 1, dtype=torch.bool)).item() == 0
+def test_a_single_modality_has_nothing_to_be_aligned_with() -> None:
+    """Its parameters would never learn; a guide is no partner."""
+    settings = Settings(hidden=4)
+    assert DialogueNetwork({"text": 3}, settings).alignment is None
+    assert DialogueNetwork({"text": 3, "llm": 3}, settings, guides=("llm",)).alignment is None
+    assert isinstance(DialogueNetwork({"text": 3, "audio": 2}, settings).alignment, Alignment)
 
 
 def test_jensen_shannon_bounds() -> None:
