@@ -205,6 +205,10 @@ class Crew(Callback, Stopper):
         self._stopping_since: float | None = None
         self._stillborn = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its stopper into a snapshot that nobody reads, and a terminal cannot be pickled."""
+        return {}
+
     # ---- Searcher
 
     def hire(self, worker: str) -> dict[str, Any] | str | None:

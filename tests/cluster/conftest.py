@@ -7,6 +7,8 @@ host has a virtual environment of its own in front of them, so that the cluster 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -86,6 +88,11 @@ class Host:
             path.chmod(mode)
         (self.home / ".bashrc").write_text("")
         (self.home / ".profile").write_text("")
+        pip = self.home / ".config" / "pip"
+        pip.mkdir(parents=True, exist_ok=True)
+        # A host has no way out: pip finds everything in the environment, the means to build the project as well.
+        # (In a file this option is the value of "build isolation", whatever its name says.)
+        (pip / "pip.conf").write_text("[global]\nno-index = true\nno-build-isolation = false\n")
         passwd = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
         (self.home / ".sshd" / "passwd").write_text("\n".join([f"root:x:0:0:root:{HOME}:/bin/bash", *passwd]) + "\n")
         make_environment(self.home / "venv", HOME / "venv")
@@ -215,23 +222,135 @@ class Lab:
             host.destroy()
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """An empty laboratory: add hosts by name; they and their network are gone afterwards."""
+def clone_project(folder: Path) -> None:
+    """The project as it is here, uncommitted changes included, as a checkout of its own."""
+    run("git", "clone", "-q", "--no-hardlinks", f"file://{ROOT}", str(folder))
+    listed = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
+    for name in filter(None, listed.split("\0")):
+        source, target = ROOT / name, folder / name
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_lab(folder: Path) -> Iterator[Lab]:
     reason = missing_tools()
     if reason:
         pytest.skip(f"several hosts on one machine: {reason}")
-    shared = tmp_path / "shared"
+    shared = folder / "shared"
     shared.mkdir()
-    key = tmp_path / "key"
+    key = folder / "key"
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
     run("ip", "link", "delete", BRIDGE, check=False)
     run("ip", "link", "add", BRIDGE, "type", "bridge")
     run("ip", "addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)
     run("ip", "link", "set", BRIDGE, "up")
-    found = Lab(tmp_path, shared, key)
+    found = Lab(folder, shared, key)
     try:
         yield found
     finally:
         found.close()
         run("ip", "link", "delete", BRIDGE, check=False)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """An empty laboratory: add hosts by name; they and their network are gone afterwards."""
+    with open_lab(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The same for all tests of a module, in their order."""
+    with open_lab(tmp_path_factory.mktemp("lab")) as found:
+        yield found
+
+
+SPACE = """\
+description: Two cells, tuned and confirmed twice, on a corpus made for this test.
+corpora: tiny
+metric: ua
+base:
+  encoders: {text: features, audio: features}
+  projection.dim: 8
+  pooling: mean
+  classifier.hidden: []
+  sampler.batch_size: 16
+  training.epochs: %(epochs)d
+factors:
+  fusion:
+    none: {fusion: {name: none, modality: text}}
+    concat: {fusion: {name: concat, axis: time, layers: 0}}
+tune:
+  parameters:
+    lr: {loguniform: [4.0e-3, 1.6e-2]}
+  draws: 2
+  pruner: none
+studies: %(studies)d
+"""
+LABELS = ("calm", "glad", "sad")
+WIDTHS = {"text": 6, "audio": 5}
+SIZES = {"train": 40, "valid": 20, "test": 24}
+
+
+def write_corpus(folder: Path) -> None:
+    """Three classes, features of two modalities that carry the label, noisily."""
+    import numpy as np
+
+    rng = np.random.default_rng(7)
+    centres = {name: rng.normal(size=(len(LABELS), width)) for name, width in WIDTHS.items()}
+    frames: dict[str, list[np.ndarray]] = {name: [] for name in WIDTHS}
+    (folder / "features").mkdir(parents=True)
+    row = 0
+    for split, size in SIZES.items():
+        lines = []
+        for number in range(size):
+            label = number % len(LABELS)
+            about = {"utterance_id": f"{split}_{number}", "speaker_id": f"{split}_{number % 2}", "transcript": "a b"}
+            lines.append(json.dumps({**about, "emotion": LABELS[label], "row": row}) + "\n")
+            for name, width in WIDTHS.items():
+                frames[name].append(centres[name][label] + rng.normal(size=(int(rng.integers(2, 7)), width)))
+            row += 1
+        (folder / f"{split}.jsonl").write_text("".join(lines), "utf-8")
+    for name, arrays in frames.items():
+        np.save(folder / "features" / f"{name}.npy", np.concatenate(arrays).astype(np.float32))
+        np.save(folder / "features" / f"{name}.offsets.npy", np.cumsum([0, *map(len, arrays)]).astype(np.int64))
+    about = {"name": "tiny", "labels": list(LABELS), "features": WIDTHS, "synthetic": True}
+    (folder / "corpus.json").write_text(json.dumps(about), "utf-8")
+
+
+def write_space(folder: Path, name: str, *, epochs: int, studies: int = 2) -> Path:
+    """A small space beside its corpus; longer ones have more epochs."""
+    if not (folder / "tiny").exists():
+        write_corpus(folder / "tiny")
+    path = folder / f"{name}.yaml"
+    path.write_text(SPACE % {"epochs": epochs, "studies": studies}, "utf-8")
+    return path
+
+
+def run_alone(space: Path, results: Path) -> None:
+    """The same space in one process of this machine: what every cluster must agree with, value for value."""
+    mer = Path(sysconfig.get_paths()["scripts"]) / "mer"
+    run(
+        str(mer), "run", "--space", str(space), "--data", str(space.parent / "tiny"), "--results", str(results),
+        "--executor", "inline", "--no-report", env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+NOT_VALUES = {"wall_s", "device_s", "peak_memory_mb", "energy_j", "attempt", "commit", "dirty", "hardware", "host",
+              "started", "ended"}  # fmt: skip
+"""Columns of trials.parquet that tell where, when and at what cost a trial ran."""
+
+
+def values(results: Path, space: str) -> list[dict[str, object]]:
+    """The rows of a trial table without what depends on where and when they ran."""
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(results / space / "trials.parquet")
+    kept = [name for name in table.column_names if name not in NOT_VALUES]
+    rows = table.select(kept).to_pylist()
+    return sorted(rows, key=lambda row: repr([row[name] for name in ("cell", "study", "fold", "stage", "draw")]))
