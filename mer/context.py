@@ -20,6 +20,7 @@ class Context(nn.Module):
     """What a context is. One that looks at other utterances declares `requires = frozenset({"dialogue"})`."""
 
     requires: frozenset[str] = frozenset()
+    unbundled: str = ""
     out_dim: int
 
     def __init__(self, dim: int) -> None:

@@ -170,6 +170,9 @@ class Attention(nn.Module):
     (True, (1, 2, 3, 3))
     """
 
+    fused = True
+    """May torch's fused kernel run? Not under vmap, which has no rule for it (`mer.bundle`)."""
+
     def __init__(self, dim: int, heads: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
@@ -203,7 +206,7 @@ class Attention(nn.Module):
             # A row that may attend to nothing attends to everything, and is zeroed at the end: no NaN on the way.
             allowed = (key_mask | ~answered)[:, None, None, :]
         weights = None
-        if need_weights or self.dropout.active:
+        if need_weights or self.dropout.active or not self.fused:
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
             weights = masked_softmax(scores, scores.new_ones((), dtype=torch.bool) if allowed is None else allowed)
             mixed = self.dropout(weights) @ v

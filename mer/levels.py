@@ -34,12 +34,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a level's source says of it: keyword-only parameters and the class attribute `requires`."""
+    """What a level's source says of it: keyword-only parameters and the class attributes `requires` and `unbundled`."""
 
     target: str
     file: Path
     parameters: Mapping[str, Parameter]
     requires: frozenset[str]
+    unbundled: str = ""
+    """Why its trials cannot be trained together in one step (`mer.bundle`); empty: they can."""
 
 
 def target(table: Table, name: str, kind: str, where: str | None = None) -> str:
@@ -68,8 +70,9 @@ def declaration(target: str) -> Declaration:
         raise unknown(f"class in {module}", attr, classes)
     parameters: Mapping[str, Parameter] | None = None
     requires: frozenset[str] | None = None
+    unbundled: str | None = None
     pending = [attr]
-    while pending and (parameters is None or requires is None):
+    while pending and (parameters is None or requires is None or unbundled is None):
         name = pending.pop(0)
         node = classes.get(name)
         if node is None:
@@ -78,14 +81,17 @@ def declaration(target: str) -> Declaration:
                 base = declaration(inherited)
                 parameters = base.parameters if parameters is None else parameters
                 requires = base.requires if requires is None else requires
+                unbundled = base.unbundled if unbundled is None else unbundled
             continue
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef) and statement.name == "__init__" and parameters is None:
                 parameters = _parameters(statement)
             elif requires is None and _assigned_name(statement) == "requires":
                 requires = _requires(statement)
+            elif unbundled is None and _assigned_name(statement) == "unbundled":
+                unbundled = str(ast.literal_eval(statement.value))  # type: ignore[attr-defined]
         pending += [base.id for base in node.bases if isinstance(base, ast.Name)]
-    return Declaration(target, file, parameters or {}, requires or frozenset())
+    return Declaration(target, file, parameters or {}, requires or frozenset(), unbundled or "")
 
 
 def check_parameters(target: str, given: Mapping[str, Any], kind: str, where: str | None = None) -> None:

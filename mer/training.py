@@ -144,6 +144,13 @@ class Trainer:
         if not math.isfinite(train_loss):
             raise Diverged(number + 1, "the training loss")
         valid = self.predict_valid().scores()
+        return self.conclude(train_loss, valid, time.perf_counter() - started, loading)
+
+    def conclude(
+        self, train_loss: float, valid: dict[str, float], seconds: float, loading_seconds: float
+    ) -> EpochReport:
+        """Close the epoch whose weights the model now has: best so far, plateau, history."""
+        number = self.epochs_done
         value = valid[self.recipe.training.metric]
         if not math.isfinite(value):
             raise Diverged(number + 1, "the validation metric")
@@ -156,8 +163,8 @@ class Trainer:
             train_loss=train_loss,
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             valid=valid,
-            seconds=time.perf_counter() - started,
-            loading_seconds=loading,
+            seconds=seconds,
+            loading_seconds=loading_seconds,
             is_best=is_best,
         )
         self.plateau.update(value)
@@ -204,22 +211,25 @@ class Trainer:
         self.plateau = Plateau(**state["plateau"])
         self.best, self.best_value, self.best_epoch = state["best"], state["best_value"], state["best_epoch"]
 
-    def _train_epoch(self, number: int) -> tuple[list[Tensor], float]:
-        missing = self.recipe.missing.train
-        available = availability(
-            missing,
+    def train_available(self, epoch: int) -> np.ndarray:
+        """`[N, M]`: which modalities the training utterances have in an epoch, counted from 0."""
+        return availability(
+            self.recipe.missing.train,
             self.train.ids,
             self.train.modalities,
             self.streams.masks,
-            epoch=number,
+            epoch=epoch,
             present=self.train.present,
         )
+
+    def _train_epoch(self, number: int) -> tuple[list[Tensor], float]:
+        available = self.train_available(number)
         batches = self.sampler.batches(number)
         groups = self.recipe.optimizer.accumulate
         losses: list[Tensor] = []
         loading = 0.0
         for first in range(0, len(batches), groups):
-            self._set_learning_rate(number, first / len(batches))
+            self.set_learning_rate(number, first / len(batches))
             self.optimizer.zero_grad(set_to_none=True)
             members = batches[first : first + groups]
             size = sum(len(rows) for rows in members)
@@ -238,9 +248,9 @@ class Trainer:
     def _loss(self, batch: Any, labels: Tensor) -> Tensor:
         with autocast(self.device, self.recipe.training.precision):
             output = self.model(batch)
-        loss: Tensor = self.loss(output.logits.float(), labels)
+        loss: Tensor = self.loss(wide(output.logits), labels)
         for auxiliary in output.losses.values():
-            loss = loss + auxiliary.float()
+            loss = loss + wide(auxiliary)
         return loss
 
     def _step(self) -> None:
@@ -250,7 +260,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _set_learning_rate(self, epoch: int, within: float) -> None:
+    def set_learning_rate(self, epoch: int, within: float) -> None:
         """The rate is a function of training progress alone, so that there is no scheduler state to restore."""
         schedule = self.recipe.schedule
         progress = (epoch + within) / self.recipe.training.epochs
@@ -261,6 +271,11 @@ class Trainer:
             scale *= self.plateau.scale
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * scale
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 @dataclass

@@ -35,6 +35,9 @@ class Encoder(nn.Module):
     requires: frozenset[str] = frozenset()
     """What a corpus must have: `audio`, `text`, or `features`."""
 
+    unbundled: str = ""
+    """Why trials with it cannot be trained together in one step (`mer.bundle`), if they cannot."""
+
     kind: ClassVar[Literal["audio", "text", "features"]] = "features"
     out_dim: int
     frontend: Frontend | None = None

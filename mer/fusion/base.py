@@ -25,6 +25,7 @@ class Fusion(nn.Module):
     """
 
     requires: frozenset[str] = frozenset()
+    unbundled: str = ""
     out_dim: int
 
     def __init__(self, modalities: tuple[str, ...], dim: int) -> None:

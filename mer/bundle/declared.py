@@ -1,0 +1,86 @@
+"""Which recipes can be trained together, read from the recipe and the levels' source alone: a plan needs no torch.
+
+A level that cannot be bundled says so itself, with the reason, in a class attribute `unbundled` (a literal string,
+read without importing, as `requires` is): `unbundled = "its edges differ from batch to batch"`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from mer import levels
+from mer.recipe import Recipe
+
+OWN = {
+    "optimizer": ("lr", "weight_decay", "encoder_lr", "head_lr", "grad_clip"),
+    "training": ("epochs", "patience", "metric"),
+    "sampler": None,
+    "schedule": None,
+    "missing": None,
+    "replica": None,
+}
+"""What may differ between the members of a bundle; None: the whole section."""
+
+
+def why_not(recipe: Recipe) -> str | None:
+    """Why trials of this recipe cannot be bundled; None: they can.
+
+    >>> why_not(Recipe.model_validate({"encoders": {"text": "features"}, "fusion": "none"})) is None
+    True
+    """
+    if recipe.training.precision == "fp16":
+        return "precision fp16: its loss scaler skips steps, trial by trial"
+    for modality, config in recipe.encoders.items():
+        if config.train not in (None, "frozen"):
+            return f"encoder {config.name} of {modality} is trained: its own size fills the device"
+    named = [("encoders", config.name) for config in recipe.encoders.values()]
+    named += [("fusion", recipe.fusion.name), ("pooling", recipe.pooling.name), ("context", recipe.context.name)]
+    for field, name in named:
+        declared = levels.declaration(levels.target(_table(field), name, field))
+        if declared.unbundled:
+            return f"{field} {name}: {declared.unbundled}"
+        if field != "encoders" and "dialogue" in declared.requires:
+            return f"{field} {name}: {WHOLE_DIALOGUES}"
+    return None
+
+
+WHOLE_DIALOGUES = (
+    "it works on whole dialogues, whose number and lengths differ from batch to batch and member to member; "
+    "its shapes and edges follow them, and vmap has one shape for all"
+)
+
+
+@functools.cache
+def _table(field: str) -> dict[str, str]:
+    """The levels of a field, read from the source: some of those modules import torch."""
+    spec = importlib.util.find_spec(f"mer.{field}")
+    assert spec is not None
+    assert spec.origin is not None
+    for statement in ast.parse(Path(spec.origin).read_text("utf-8")).body:
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "LEVELS" and statement.value:
+            return dict(ast.literal_eval(statement.value))
+    raise AssertionError(f"mer.{field} has no LEVELS")
+
+
+def architecture(recipe: Recipe) -> str:
+    """A digest of all that the members of a bundle must have in common.
+
+    >>> def recipe(lr, dim): return Recipe.model_validate(
+    ...     {"encoders": {"text": "features"}, "projection": {"dim": dim}, "optimizer": {"lr": lr}})
+    >>> architecture(recipe(0.1, 8)) == architecture(recipe(0.2, 8)) != architecture(recipe(0.1, 9))
+    True
+    """
+    found: dict[str, Any] = recipe.model_dump(mode="json")
+    for section, fields in OWN.items():
+        if fields is None:
+            del found[section]
+        else:
+            found[section] = {name: value for name, value in found[section].items() if name not in fields}
+    text = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

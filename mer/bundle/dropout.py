@@ -1,0 +1,196 @@
+"""Each member's own dropout masks, at the members' common shape.
+
+Alone, a trial draws the noise of every dropout at the shape of its own batch. In a bundle batches are padded to a
+common shape, and noise drawn at that shape would be other noise. So it is drawn as the trial alone would draw it, from
+the member's own generator, in the same order and shapes, and laid where the member's real rows and frames are.
+
+That needs the shape of every dropout's input as a function of the batch's. It is found once, by running the model on
+batches of nothing: each axis is a fixed number, or the rows, or the frames of one modality, or the frames of several
+one after the other. A model with any other axis cannot be bundled, and is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mer.errors import UserError
+from mer.layers import Dropout
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows of a batch, and frames of each modality."""
+
+    rows: int
+    frames: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a dropout's input: `fixed`, or the rows, or the frames of modalities in this order."""
+
+    fixed: int = 0
+    rows: bool = False
+    frames: tuple[str, ...] = ()
+
+    def parts(self, sizes: Sizes) -> list[int]:
+        """The lengths of the pieces that it consists of."""
+        if self.frames:
+            return [sizes.frames[name] for name in self.frames]
+        return [sizes.rows if self.rows else self.fixed]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of a dropout during a step."""
+
+    p: float
+    axes: tuple[Axis, ...]
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        return tuple(sum(axis.parts(sizes)) for axis in self.axes)
+
+    def place(self, into: Tensor, own: Tensor, common: Sizes, sizes: Sizes) -> None:
+        """Copy a mask at a member's own shape into its place in one at the common shape."""
+        pieces = [_slices(axis.parts(common), axis.parts(sizes)) for axis in self.axes]
+        for chosen in itertools.product(*pieces):
+            into[tuple(wide for wide, _ in chosen)] = own[tuple(narrow for _, narrow in chosen)]
+
+
+def _slices(common: Sequence[int], own: Sequence[int]) -> list[tuple[slice, slice]]:
+    """Where each piece of an own axis lies in the common one.
+
+    >>> _slices([5, 4], [3, 4])
+    [(slice(0, 3, None), slice(0, 3, None)), (slice(5, 9, None), slice(3, 7, None))]
+    """
+    wide, narrow = [0, *itertools.accumulate(common)], [0, *itertools.accumulate(own)]
+    return [(slice(w, w + n), slice(o, o + n)) for w, o, n in zip(wide, narrow, own, strict=False)]
+
+
+class Supply:
+    """Hands the masks of a step to the dropouts in the order of their calls; or notes who asks (`seen`)."""
+
+    def __init__(self) -> None:
+        self.masks: Sequence[Tensor] = ()
+        self.at = 0
+        self.seen: list[tuple[float, Tensor]] | None = None
+
+    def load(self, masks: Sequence[Tensor]) -> None:
+        self.masks, self.at = masks, 0
+
+    def take(self, p: float, x: Tensor) -> Tensor | None:
+        if self.seen is not None:
+            self.seen.append((p, x.detach()))
+            return None
+        self.at += 1
+        return self.masks[self.at - 1]
+
+
+class Given(Dropout):
+    """Dropout whose masks are given."""
+
+    def __init__(self, p: float, supply: Supply) -> None:
+        super().__init__(p)
+        self.supply = supply
+
+    def forward(self, x: Tensor) -> Tensor:
+        keep = self.supply.take(self.p, x) if self.active else None
+        return x if keep is None else torch.where(keep, x * (1 / (1 - self.p)), 0.0)
+
+
+Probe = Callable[[Sizes, bool], list[tuple[float, Tensor]]]
+"""Run the model on a batch of these sizes, row j lacking modality j where asked: the dropouts' inputs, in order."""
+
+
+def find_sites(probe: Probe, modalities: Sequence[str]) -> tuple[Site, ...]:
+    """The dropouts of a model by trying: sizes are raised one by one, then checked against odd ones."""
+    rows = max(2, len(modalities))
+    base = Sizes(rows, dict.fromkeys(modalities, 2))
+    start = probe(base, False)
+    shapes = {"": [tuple(x.shape) for _, x in start]}
+    shapes["rows"] = [tuple(x.shape) for _, x in probe(Sizes(rows + 1, base.frames), False)]
+    for name in modalities:
+        shapes[name] = [tuple(x.shape) for _, x in probe(Sizes(rows, {**base.frames, name: 3}), False)]
+    odd = Sizes(rows, {name: 3 + 2 * n for n, name in enumerate(modalities)})
+    pattern = probe(odd, True)
+    if any(len(found) != len(start) or any(map(_differ, found, shapes[""])) for found in shapes.values()):
+        raise _refusal("the number of its dropouts depends on the batch")
+    sites = []
+    for number, (p, x) in enumerate(start):
+        axes = []
+        for d in range(x.dim()):
+            grows = {key: found[number][d] - x.shape[d] for key, found in shapes.items() if key}
+            axes.append(_axis(grows, x.shape[d], base, odd, pattern[number][1], d))
+        sites.append(Site(p, tuple(axes)))
+    for site, (_, x) in zip(sites, pattern, strict=True):
+        if site.shape(odd) != tuple(x.shape):
+            raise _refusal(f"a dropout of shape {tuple(x.shape)} on a batch of {odd}")
+    return tuple(sites)
+
+
+def _differ(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return len(one) != len(other)
+
+
+def _axis(grows: Mapping[str, int], size: int, base: Sizes, odd: Sizes, x: Tensor, d: int) -> Axis:
+    growing = {key: by for key, by in grows.items() if by}
+    if not growing:
+        return Axis(fixed=size)
+    if growing == {"rows": 1} and size == base.rows and d == 0:
+        return Axis(rows=True)
+    if set(growing.values()) == {1} and "rows" not in growing and size == sum(base.frames[m] for m in growing):
+        return Axis(frames=tuple(growing) if len(growing) == 1 else _order(tuple(growing), odd, x, d))
+    raise _refusal(f"axis {d} of a dropout grows by {growing} with rows and frames")
+
+
+def _order(names: tuple[str, ...], odd: Sizes, x: Tensor, d: int) -> tuple[str, ...]:
+    """In which order modalities lie along an axis: that of an absent one is zero where its frames would be."""
+    modalities = list(odd.frames)
+    for order in itertools.permutations(names):
+        ends = [0, *itertools.accumulate(odd.frames[name] for name in order)]
+        if ends[-1] != x.shape[d]:
+            break
+        where = {name: slice(a, b) for name, (a, b) in zip(order, itertools.pairwise(ends), strict=True)}
+        if all(_only_zeros(x[modalities.index(name)].movedim(d - 1, 0), where[name]) for name in names):
+            return order
+    raise _refusal(f"the order of {', '.join(names)} along axis {d} of a dropout cannot be told")
+
+
+def _only_zeros(x: Tensor, where: slice) -> bool:
+    """Are these positions, and no others, all zero?"""
+    zero = (x == 0).flatten(1).all(1)
+    expected = torch.zeros_like(zero)
+    expected[where] = True
+    return bool((zero == expected).all())
+
+
+def _refusal(found: str) -> UserError:
+    return UserError(
+        f"this model cannot be bundled: {found}",
+        expected="axes of rows, of a modality's frames, of modalities one after the other, or fixed",
+        hint="Train its trials one by one, and declare the level `unbundled`.",
+    )
+
+
+def draw(
+    sites: Sequence[Site], sizes: Sequence[Sizes | None], common: Sizes, generators: Sequence[torch.Generator]
+) -> list[Tensor]:
+    """What each dropout of a step keeps, `[k, ...]` at the common shape; False beyond a member's own rows and frames.
+
+    A member without sizes takes no part in this step: nothing is drawn for it.
+    """
+    device = generators[0].device
+    found = []
+    for site in sites:
+        keep = torch.zeros((len(sizes), *site.shape(common)), dtype=torch.bool, device=device)
+        for member, own in enumerate(sizes):
+            if own is not None:
+                noise = torch.rand(site.shape(own), generator=generators[member], device=device)
+                site.place(keep[member], noise >= site.p, common, own)
+        found.append(keep)
+    return found
