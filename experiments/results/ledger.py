@@ -39,6 +39,8 @@ LIGHT = tuple(name for name in TRIAL_PART.names if name != "predictions")
 
 GROUP = 32
 """Attempts in one row group of a compacted part: what a reader or a compaction holds in memory at a time."""
+REPETITION = ("trial", "attempt", "status", "ended")
+"""Rows that agree in these are one attempt written twice; two drivers may disagree about an attempt, and both count."""
 
 LOOSE = 256
 """Parts that may lie about before a driver compacts them."""
@@ -247,7 +249,7 @@ class Ledger:
         ) as writer:
             pending: list[pa.Table] = []
             for table in tables():
-                keys = list(zip(*(table[name].to_pylist() for name in ("trial", "attempt", "ended")), strict=True))
+                keys = list(zip(*(table[name].to_pylist() for name in REPETITION), strict=True))
                 fresh = [key not in seen for key in keys]
                 seen.update(keys)
                 pending.append(table.filter(pa.array(fresh, pa.bool_())))

@@ -350,3 +350,12 @@ def test_listing_what_is_not_there_is_empty(tmp_path: Path) -> None:
     store.put("a/b/c", b"1")
     store.remove_tree("a")
     assert store.folders("") == ()
+
+
+def test_two_drivers_that_disagree_about_an_attempt_are_both_kept(ledger: Ledger) -> None:
+    """Same trial, attempt and time, other outcome: compaction must not decide which one counts by chance."""
+    for status in (Status.FAILED, Status.COMPLETE):
+        ledger.append(record(3, status, 0))
+    assert ledger.refresh().effective.to_pylist()[0]["status"] == "complete"
+    ledger.compact(everything=True)
+    assert Ledger(ledger.store.root).refresh().effective.to_pylist()[0]["status"] == "complete"
