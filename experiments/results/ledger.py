@@ -30,7 +30,7 @@ from experiments.results.faults import visit
 from experiments.results.records import TrialRecord, checksum, decode, encode, record_table
 from experiments.results.schema import TRIAL_PART
 from experiments.results.snapshot import Snapshot
-from experiments.results.store import Store, open_store
+from experiments.results.store import Store, StoreUnreachable, open_store
 from mer.errors import UserError
 
 FOLDER = "ledger"
@@ -146,6 +146,8 @@ class Ledger:
                 data = file.read()
         except FileNotFoundError:
             return None
+        except StoreUnreachable:
+            raise
         except UserError:
             self._quarantine(name)
             return None
@@ -174,6 +176,8 @@ class Ledger:
                         yield _complete(parquet.read_row_group(group), TRIAL_PART.names)
         except FileNotFoundError:
             return
+        except StoreUnreachable:
+            raise
         except (UserError, OSError, pa.ArrowException):
             self._quarantine(name)
 

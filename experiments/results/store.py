@@ -7,21 +7,26 @@ can be relied upon, so that names of records are unique and never written twice.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from experiments.results.faults import visit
 from mer.errors import UserError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +146,16 @@ class LocalStore:
 
 
 class ObjectStore:
-    """A bucket, through pyarrow: no rename, no fsync; an upload is seen when it is complete."""
+    """A bucket, through pyarrow: no rename, no fsync; an upload is seen when it is complete.
+
+    An endpoint that does not answer is waited for: trials go on where they stopped when it is back.
+    """
 
     def __init__(self, filesystem: FileSystem, base: str, root: str) -> None:
         self.filesystem, self.base, self.root = filesystem, base.rstrip("/"), root.rstrip("/")
 
     def put(self, name: str, data: bytes) -> None:
-        with _explained(self.path(name), len(data)):
+        def upload() -> None:
             self.filesystem.create_dir(f"{self.base}/{name}".rpartition("/")[0], recursive=True)
             visit("store.opened")
             with self.filesystem.open_output_stream(f"{self.base}/{name}") as stream:
@@ -155,45 +163,122 @@ class ObjectStore:
                 visit("store.written")
             visit("store.renamed")
 
+        with _explained(self.path(name), len(data)):
+            patiently(upload, self.path(name))
+
     def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream:
-            return bytes(stream.read())
+        def download() -> bytes:
+            with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream:
+                return bytes(stream.read())
+
+        return patiently(download, self.path(name))
 
     def open(self, name: str) -> IO[bytes]:
-        return cast("IO[bytes]", self.filesystem.open_input_file(f"{self.base}/{name}"))
+        file = patiently(lambda: self.filesystem.open_input_file(f"{self.base}/{name}"), self.path(name))
+        return cast("IO[bytes]", io.BufferedReader(_Remote(file, self.path(name)), 1 << 16))
+
+    def _infos(self, folder: str) -> list[Any]:
+        from pyarrow.fs import FileSelector
+
+        where = FileSelector(f"{self.base}/{folder}".rstrip("/"), allow_not_found=True)
+        return list(patiently(lambda: self.filesystem.get_file_info(where), self.path(folder)))
 
     def list(self, folder: str) -> list[Entry]:
-        from pyarrow.fs import FileSelector, FileType
+        from pyarrow.fs import FileType
 
-        found = self.filesystem.get_file_info(FileSelector(f"{self.base}/{folder}".rstrip("/"), allow_not_found=True))
         files = [
             Entry(info.base_name, info.size)
-            for info in found
+            for info in self._infos(folder)
             if info.type == FileType.File and not info.base_name.startswith(("_", "."))
         ]
         return sorted(files, key=lambda entry: entry.name)
 
     def remove(self, name: str) -> None:
-        try:
-            self.filesystem.delete_file(f"{self.base}/{name}")
-        except FileNotFoundError:
-            return
+        with contextlib.suppress(FileNotFoundError):
+            patiently(lambda: self.filesystem.delete_file(f"{self.base}/{name}"), self.path(name))
 
     def folders(self, folder: str) -> tuple[str, ...]:
-        from pyarrow.fs import FileSelector, FileType
+        from pyarrow.fs import FileType
 
-        found = self.filesystem.get_file_info(FileSelector(f"{self.base}/{folder}".rstrip("/"), allow_not_found=True))
-        names = [info.base_name for info in found if info.type == FileType.Directory]
+        names = [info.base_name for info in self._infos(folder) if info.type == FileType.Directory]
         return tuple(sorted(name for name in names if not name.startswith(("_", "."))))
 
     def remove_tree(self, folder: str) -> None:
-        try:
-            self.filesystem.delete_dir(f"{self.base}/{folder}")
-        except FileNotFoundError:
-            return
+        with contextlib.suppress(FileNotFoundError):
+            patiently(lambda: self.filesystem.delete_dir(f"{self.base}/{folder}"), self.path(folder))
 
     def path(self, name: str) -> str:
-        return f"{self.root}/{name}"
+        address, mark, options = self.root.partition("?")  # s3://bucket/results?endpoint_override=...
+        return f"{address.rstrip('/')}/{name}{mark}{options}"
+
+
+class StoreUnreachable(UserError):
+    """An object store did not answer for so long that the run cannot go on. What was finished before is there."""
+
+
+PATIENCE_S = 300.0
+"""How long an object store may not answer before that ends a run."""
+
+PASSING = ("NETWORK_CONNECTION", "CURLCODE", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "REQUEST_TIMEOUT",
+           "THROTTLING", "COULDN'T CONNECT", "TIMED OUT")  # fmt: skip
+"""What pyarrow's errors contain where trying again may help."""
+
+
+def patiently(act: Callable[[], T], path: str) -> T:
+    """Do something with an object store; wait for a store that does not answer.
+
+    pyarrow itself tries three times within some seconds, which an endpoint that is restarted outlasts.
+    """
+    deadline, pause = time.monotonic() + PATIENCE_S, 1.0
+    while True:
+        try:
+            return act()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if not any(sign in str(error).upper() for sign in PASSING):
+                raise
+            if time.monotonic() > deadline:
+                raise StoreUnreachable(
+                    f"the object store has not answered for {PATIENCE_S:.0f} s: {error}",
+                    where=path,
+                    hint="Everything finished before is safe. Run the same command again when it answers.",
+                ) from error
+        time.sleep(pause)
+        pause = min(2 * pause, 15.0)
+
+
+class _Remote(io.RawIOBase):
+    """A remote file read in places, patiently."""
+
+    def __init__(self, file: Any, path: str) -> None:
+        self._file, self._path, self._at = file, path, 0
+        self._size: int = patiently(file.size, path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), max(self._size - self._at, 0))
+        data = patiently(lambda: self._file.read_at(wanted, self._at), self._path) if wanted else b""
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def free_bytes(store: Store) -> int | None:
