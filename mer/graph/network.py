@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mer.graph.alignment import Alignment
 from mer.graph.consistency import jensen_shannon
-from mer.graph.drop import ModalityDrop
+from mer.graph.drop import FeatureNoise, ModalityDrop
 from mer.graph.edges import Layout, window_edges
 from mer.graph.messages import DialogueGraph, Graph, adjacency
 from mer.graph.ode import GraphODE
@@ -90,6 +90,7 @@ class DialogueNetwork(nn.Module):
         self.absent = nn.Parameter(torch.randn(len(dims), hidden) * 0.02)
         self.node = nn.Sequential(nn.Linear(len(dims) * hidden, hidden), nn.LayerNorm(hidden))
         self.drop = ModalityDrop(s.drop_rate, curriculum=s.curriculum)
+        self.noise = FeatureNoise(s.noise)
         self.graph = (
             DialogueGraph(
                 hidden,
@@ -136,7 +137,7 @@ class DialogueNetwork(nn.Module):
                 between the states themselves, read as distributions over their channels.
         """
         filled = self._filled(features, available)
-        content = {name: self.encoders[name](value) for name, value in filled.items()}
+        content = {name: self.encoders[name](self.noise(value)) for name, value in filled.items()}
         kept = self._kept(available)
         main = self._view(content, kept, packed)
         if not self.training:

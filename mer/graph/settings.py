@@ -37,6 +37,7 @@ class Settings:
     tolerance: float = 1e-5
     time: str = "turn"
     drop_rate: float = 0.3
+    noise: float = 0.0
     curriculum: int = 0
     temperature: float = 0.1
     lambda_classification: float = 1.0
@@ -54,7 +55,7 @@ class Settings:
             if not low <= value < high:
                 raise UserError(f"{name} is {value}", expected=f"at least {low} and less than {high}")
         check_window(self.window_past, self.window_future)
-        for name in ("curriculum", "layers"):
+        for name in ("curriculum", "layers", "noise"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}", expected="0 or more")
         for name in ("hidden", "neighbours", "step", "tolerance", "temperature"):

@@ -18,7 +18,7 @@ VARIANTS = {
     "none": dict.fromkeys(PARTS, False),
     **{name: dict.fromkeys(PARTS, False) | {name: True} for name in PARTS},
     "similarity_edges": dict.fromkeys(PARTS, False) | {"graph": True, "similarity_edges": True},
-    "all": dict.fromkeys(PARTS, True),
+    "all": dict.fromkeys(PARTS, True) | {"noise": 0.5},
 }
 NAMES = ("audio", "visual", "text")
 
@@ -250,6 +250,16 @@ def test_training_is_a_function_of_the_generator(config: Any, conversation: Any)
     assert torch.equal(*found)
 
 
+def test_noise_disturbs_training_and_nothing_else(config: Any, conversation: Any) -> None:
+    batch, quiet, noisy = conversation(), build(config), build(config | {"noise": 2.0})
+    assert torch.equal(quiet(**batch).logits, noisy(**batch).logits)
+    found = []
+    for model in (quiet, noisy):
+        set_generator(model.train(), torch.Generator().manual_seed(0))
+        found.append(model(**batch).logits)
+    assert not torch.allclose(*found, atol=0.05)
+
+
 def test_solver_evaluations_are_reported(config: Any, conversation: Any) -> None:
     assert build(config)(**conversation()).graph.nfe == 16
     assert build(config | {"ode": False})(**conversation()).graph.nfe == 0
@@ -262,6 +272,7 @@ def test_solver_evaluations_are_reported(config: Any, conversation: Any) -> None
         ({"solver": "rk5"}, "unknown solver 'rk5'"),
         ({"window_past": -1}, "window_past is -1"),
         ({"drop_rate": 1.5}, "drop_rate is 1.5"),
+        ({"noise": -1.0}, "noise is -1.0"),
         ({"step": 2.0}, "step is 2.0; expected at most 1"),
     ],
 )
