@@ -180,6 +180,8 @@ def make_environment(folder: Path, seen_as: Path) -> None:
     packages = Path(sysconfig.get_paths()["purelib"])
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (folder / "lib" / version / "site-packages" / "shared.pth").write_text(f"{packages}\n")
+    activate = folder / "bin" / "activate"
+    activate.write_text(activate.read_text().replace(str(folder), str(seen_as)))
     for script in Path(sysconfig.get_paths()["scripts"]).iterdir():
         text = script.read_bytes()[:200] if script.is_file() else b""
         if text.startswith(b"#!") and b"python" in text.splitlines()[0]:
@@ -217,22 +219,22 @@ class Lab:
     def ssh(self, name: str, command: str, *, check: bool = True, timeout: float = 300) -> str:
         return self.hosts[name].ssh(command, key=self.key, check=check, timeout=timeout)
 
+    def clone_project(self, name: str) -> None:
+        """The project as it is here, uncommitted changes included, as a checkout of the host's own."""
+        folder = self.hosts[name].home / "mer-ablation"
+        run("git", "clone", "-q", "--no-hardlinks", f"file://{ROOT}", str(folder))
+        listed = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
+        for file in filter(None, listed.split("\0")):
+            source, target = ROOT / file, folder / file
+            if source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+            else:
+                target.unlink(missing_ok=True)
+
     def close(self) -> None:
         for host in self.hosts.values():
             host.destroy()
-
-
-def clone_project(folder: Path) -> None:
-    """The project as it is here, uncommitted changes included, as a checkout of its own."""
-    run("git", "clone", "-q", "--no-hardlinks", f"file://{ROOT}", str(folder))
-    listed = run("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
-    for name in filter(None, listed.split("\0")):
-        source, target = ROOT / name, folder / name
-        if source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-        else:
-            target.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -319,26 +321,8 @@ def write_corpus(folder: Path) -> None:
     for name, arrays in frames.items():
         np.save(folder / "features" / f"{name}.npy", np.concatenate(arrays).astype(np.float32))
         np.save(folder / "features" / f"{name}.offsets.npy", np.cumsum([0, *map(len, arrays)]).astype(np.int64))
-    about = {"name": "tiny", "labels": list(LABELS), "features": WIDTHS, "synthetic": True}
-    (folder / "corpus.json").write_text(json.dumps(about), "utf-8")
-
-
-def write_space(folder: Path, name: str, *, epochs: int, studies: int = 2) -> Path:
-    """A small space beside its corpus; longer ones have more epochs."""
-    if not (folder / "tiny").exists():
-        write_corpus(folder / "tiny")
-    path = folder / f"{name}.yaml"
-    path.write_text(SPACE % {"epochs": epochs, "studies": studies}, "utf-8")
-    return path
-
-
-def run_alone(space: Path, results: Path) -> None:
-    """The same space in one process of this machine: what every cluster must agree with, value for value."""
-    mer = Path(sysconfig.get_paths()["scripts"]) / "mer"
-    run(
-        str(mer), "run", "--space", str(space), "--data", str(space.parent / "tiny"), "--results", str(results),
-        "--executor", "inline", "--no-report", env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    corpus = {"name": "tiny", "labels": list(LABELS), "features": WIDTHS, "synthetic": True}
+    (folder / "corpus.json").write_text(json.dumps(corpus), "utf-8")
 
 
 NOT_VALUES = {"wall_s", "device_s", "peak_memory_mb", "energy_j", "attempt", "commit", "dirty", "hardware", "host",
@@ -346,11 +330,46 @@ NOT_VALUES = {"wall_s", "device_s", "peak_memory_mb", "energy_j", "attempt", "co
 """Columns of trials.parquet that tell where, when and at what cost a trial ran."""
 
 
-def values(results: Path, space: str) -> list[dict[str, object]]:
-    """The rows of a trial table without what depends on where and when they ran."""
-    import pyarrow.parquet as parquet
+@dataclass
+class Spaces:
+    """Small spaces in a folder, beside their corpus; what one process of this machine makes of them; their tables."""
 
-    table = parquet.read_table(results / space / "trials.parquet")
-    kept = [name for name in table.column_names if name not in NOT_VALUES]
-    rows = table.select(kept).to_pylist()
-    return sorted(rows, key=lambda row: repr([row[name] for name in ("cell", "study", "fold", "stage", "draw")]))
+    folder: Path
+    results_alone: Path
+
+    def write(self, name: str, *, epochs: int, studies: int = 2) -> Path:
+        """Two cells, two draws each in every study. Longer spaces have more epochs."""
+        if not (self.folder / "tiny").exists():
+            write_corpus(self.folder / "tiny")
+        path = self.folder / f"{name}.yaml"
+        path.write_text(SPACE % {"epochs": epochs, "studies": studies}, "utf-8")
+        return path
+
+    def alone(self, name: str) -> list[dict[str, object]]:
+        """The rows of a space that ran in one process, once: every cluster must agree with them, value for value."""
+        if not (self.results_alone / name).exists():
+            mer = Path(sysconfig.get_paths()["scripts"]) / "mer"
+            run(
+                str(mer), "run", "--space", str(self.folder / f"{name}.yaml"), "--data", str(self.folder / "tiny"),
+                "--results", str(self.results_alone), "--executor", "inline", "--no-report",
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        return self.rows(self.results_alone, name)
+
+    def rows(self, results: Path, name: str) -> list[dict[str, object]]:
+        """The rows of a trial table without what depends on where, when and at what cost they ran."""
+        import pyarrow.parquet as parquet
+
+        table = parquet.read_table(results / name / "trials.parquet")
+        return table.select([column for column in table.column_names if column not in NOT_VALUES]).to_pylist()  # type: ignore[no-any-return]
+
+    def column(self, results: Path, name: str, column: str) -> list[object]:
+        import pyarrow.parquet as parquet
+
+        return parquet.read_table(results / name / "trials.parquet")[column].to_pylist()  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def spaces(tmp_path_factory: pytest.TempPathFactory) -> Spaces:
+    """Spaces in a folder of this machine."""
+    return Spaces(tmp_path_factory.mktemp("spaces"), tmp_path_factory.mktemp("alone"))
