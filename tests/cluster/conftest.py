@@ -24,8 +24,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BRIDGE = "mer-br0"
-GATEWAY = "10.77.0.254"
+NUMBER = os.getpid() % 250
+"""Of this process's laboratory, so that two can run at once."""
+BRIDGE = f"mer-br{NUMBER}"
+NETWORK = f"10.77.{NUMBER}"
+GATEWAY = f"{NETWORK}.254"
 HOME = Path("/mnt/home")
 SHARED = Path("/mnt/shared")
 
@@ -65,14 +68,22 @@ class Host:
     def home(self) -> Path:
         return self.folder / "home"
 
+    @property
+    def namespace(self) -> str:
+        return f"{self.name}-{NUMBER}"
+
+    @property
+    def outer_link(self) -> str:
+        """This machine's end of the host's cable; 15 characters at most."""
+        return f"v{NUMBER}{self.name[-8:]}"
+
     def create(self, public_key: str) -> None:
         """Network, home folder with an environment, and sshd."""
-        link = self.name[-8:]
-        run("ip", "netns", "delete", self.name, check=False)  # of a test that was killed
-        run("ip", "netns", "add", self.name)
-        run("ip", "link", "add", f"v{link}", "type", "veth", "peer", "name", "eth0", "netns", self.name)
-        run("ip", "link", "set", f"v{link}", "master", BRIDGE, "up")
-        inside = ("ip", "netns", "exec", self.name)
+        run("ip", "netns", "delete", self.namespace, check=False)  # of a test that was killed
+        run("ip", "netns", "add", self.namespace)
+        run("ip", "link", "add", self.outer_link, "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
+        run("ip", "link", "set", self.outer_link, "master", BRIDGE, "up")
+        inside = ("ip", "netns", "exec", self.namespace)
         run(*inside, "ip", "addr", "add", f"{self.address}/24", "dev", "eth0")
         run(*inside, "ip", "link", "set", "eth0", "up")
         run(*inside, "ip", "link", "set", "lo", "up")
@@ -95,6 +106,7 @@ class Host:
         (pip / "pip.conf").write_text("[global]\nno-index = true\nno-build-isolation = false\n")
         passwd = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
         (self.home / ".sshd" / "passwd").write_text("\n".join([f"root:x:0:0:root:{HOME}:/bin/bash", *passwd]) + "\n")
+        (self.home / ".sshd" / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
         make_environment(self.home / "venv", HOME / "venv")
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.home / ".sshd" / "host_key"))
         (self.home / ".sshd" / "config").write_text(
@@ -121,6 +133,7 @@ class Host:
             mount --bind {self.home} {HOME}
             mount --bind {self.shared} {SHARED}
             mount --bind {HOME}/.sshd/passwd /etc/passwd
+            mount --bind {HOME}/.sshd/hosts /etc/hosts
             mount -t tmpfs tmpfs /run
             mkdir /run/sshd
             mount -t proc proc /proc
@@ -132,7 +145,7 @@ class Host:
         """
         log = (self.folder / "sshd.log").open("ab")
         self.process = subprocess.Popen(
-            ["ip", "netns", "exec", self.name, "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork",
+            ["ip", "netns", "exec", self.namespace, "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork",
              "--kill-child", "bash", "-euc", script],
             stdout=log, stderr=log,
         )  # fmt: skip
@@ -155,13 +168,13 @@ class Host:
             self.process = None
 
     def link(self, state: str) -> None:
-        run("ip", "link", "set", f"v{self.name[-8:]}", state)
+        run("ip", "link", "set", self.outer_link, state)
 
     def destroy(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-        run("ip", "netns", "delete", self.name, check=False)
+        run("ip", "netns", "delete", self.namespace, check=False)
 
 
 SSH_OPTIONS = (
@@ -202,7 +215,7 @@ class Lab:
     hosts: dict[str, Host] = field(default_factory=dict)
 
     def add(self, name: str) -> Host:
-        host = Host(f"mer-{name}", f"10.77.0.{len(self.hosts) + 1}", self.folder / name, self.shared)
+        host = Host(f"mer-{name}", f"{NETWORK}.{len(self.hosts) + 1}", self.folder / name, self.shared)
         self.hosts[name] = host
         host.create(self.key.with_suffix(".pub").read_text())
         self.wait_for_ssh(host)

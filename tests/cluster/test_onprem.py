@@ -63,7 +63,7 @@ class Site:
 
     def finished(self, results: str) -> set[str]:
         """Files of the ledger: one for each trial that has ended."""
-        return {path.name for path in (self.lab.shared / results / "ledger" / "trials").glob("[!_]*.parquet")}
+        return {path.name for path in (self.lab.shared / results / "ledger").glob("[!_]*.parquet")}
 
 
 class Submitted(threading.Thread):
@@ -155,19 +155,20 @@ def test_nobody_joins_or_looks_without_the_token(site: Site) -> None:
     for name in ("three", "desk"):  # dashboard and job port
         assert lab.ssh(name, _knock(head, 8265)).strip() == "closed"
     assert lab.ssh("head", _knock("127.0.0.1", 8265)).strip() == "open"
-    assert _asked_for_jobs(site, "head", "127.0.0.1:8265") == ["401", "200"]
-    assert _asked_for_jobs(site, "desk", f"{head}:52365")[0] == "401"  # the agent's own port, which Ray opens
+    assert _asked_for_jobs(site, "head", "127.0.0.1:8265") == ["401", "403", "200"]
+    assert _asked_for_jobs(site, "desk", f"{head}:52365")[:2] == ["401", "403"]  # the agent's own port, which Ray opens
 
 
 def _asked_for_jobs(site: Site, name: str, address: str) -> list[str]:
-    """What the job interface answers, without the token and with it."""
+    """What the job interface answers: without a token, with a wrong one, with the right one."""
     return list(site.lab.ssh(name, f"~/venv/bin/python - {address} <<'END'\n{ASK_FOR_JOBS}END").split())
 
 
 ASK_FOR_JOBS = """\
 import os, sys, urllib.error, urllib.request
-for token in ("", open(os.path.expanduser("~/.ray/auth_token")).read().strip()):
-    request = urllib.request.Request(f"http://{sys.argv[1]}/api/jobs/", headers={"Authorization": "Bearer " + token})
+for token in (None, "0" * 64, open(os.path.expanduser("~/.ray/auth_token")).read().strip()):
+    headers = {"Authorization": "Bearer " + token} if token else {}
+    request = urllib.request.Request(f"http://{sys.argv[1]}/api/jobs/", headers=headers)
     try:
         print(urllib.request.urlopen(request).status)
     except urllib.error.HTTPError as error:
