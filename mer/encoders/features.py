@@ -13,6 +13,7 @@ from mer.data.ragged import DeviceRagged, Ragged
 from mer.encoders.base import Encoder
 from mer.encoders.standardise import Standardiser
 from mer.errors import UserError, unknown
+from mer.layers import Noise
 
 if TYPE_CHECKING:
     from mer.data.corpus import CorpusInfo, Utterance
@@ -30,6 +31,8 @@ class Features(Encoder):
     When to choose: the features exist already (bc-LSTM, DenseFace, COVAREP ...). Cost: none.
 
     Args:
+        noise: deviation of Gaussian noise in training, in units of the standardised features. For features whose
+            extractor was trained on the same training part, where they are far better than anywhere else.
         standardise: subtract the mean and divide by the deviation of the training rows. Features of different
             extractors differ by orders of magnitude, so this is the default; constant dimensions become 0.
     """
@@ -37,7 +40,9 @@ class Features(Encoder):
     requires = frozenset({"features"})
     kind = "features"
 
-    def __init__(self, modality: str, config: EncoderConfig, info: CorpusInfo, *, standardise: bool = True) -> None:
+    def __init__(
+        self, modality: str, config: EncoderConfig, info: CorpusInfo, *, standardise: bool = True, noise: float = 0.0
+    ) -> None:
         super().__init__(modality, config, info)
         if modality not in info.features:
             raise unknown("features of modality", modality, info.features, where=f"corpus {info.name}")
@@ -48,6 +53,7 @@ class Features(Encoder):
             )
         self.out_dim = info.features[modality]
         self.standardiser = Standardiser(self.out_dim) if standardise else None
+        self.noise = Noise(noise) if noise else None
 
     def arrays(self, info: CorpusInfo, utterances: Items[Utterance], store: FeatureStore | None = None) -> Ragged:
         path = info.folder / "features" / f"{self.modality}.npy"
@@ -74,4 +80,4 @@ class Features(Encoder):
 
     def forward(self, x: Sequence) -> Sequence:
         values = x.values.float() if self.standardiser is None else self.standardiser(x.values)
-        return Sequence(values, x.mask)
+        return Sequence(values if self.noise is None else self.noise(values), x.mask)

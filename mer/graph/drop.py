@@ -1,4 +1,4 @@
-"""What training makes harder than life: modalities that are there are hidden, features get noise."""
+"""Artificial drop: in training, modalities that are there are hidden, so that a model learns to do without."""
 
 from __future__ import annotations
 
@@ -47,27 +47,3 @@ class ModalityDrop(Dropout):
         chosen = torch.where(available, draws[0], -1.0).argmax(dim=1, keepdim=True)
         kept = (draws[1] >= rate).scatter(1, chosen, True)
         return available & kept
-
-
-class FeatureNoise(Dropout):
-    """Adds Gaussian noise of the given deviation to features in training; nothing in evaluation.
-
-    For features whose extractor has seen the training part: there each modality alone gives the answer away, and a
-    model learns to trust what is worth little elsewhere and never needs its context. Noise takes the excess off.
-
-    A `Dropout`, so that `mer.layers.set_generator` gives it the trial's generator.
-
-    >>> FeatureNoise(0.5).eval()(torch.ones(2))
-    tensor([1., 1.])
-    """
-
-    def __init__(self, deviation: float) -> None:
-        super().__init__(0.0)
-        self.deviation = deviation
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.deviation):
-            return x
-        device = self.generator.device if self.generator is not None else x.device
-        noise = torch.randn(x.shape, generator=self.generator, device=device).to(x.device, x.dtype)
-        return x + self.deviation * noise

@@ -63,7 +63,6 @@ class CadglFusion(Fusion):
         adjoint: bool = False,
         time: str = "turn",
         drop_rate: float = 0.3,
-        noise: float = 0.0,
         curriculum: int = 0,
         lambda_reconstruction: float = 0.5,
         lambda_alignment: float = 0.1,
@@ -81,7 +80,6 @@ class CadglFusion(Fusion):
             time: what the ODE takes for time: `turn`, the position in the dialogue, or `given`, the corpus's turns
                 (which may be seconds).
             drop_rate, curriculum: how often a modality is hidden in training, and over how many batches this grows.
-            noise: deviation of Gaussian noise on the features in training; see `mer.graph.drop.FeatureNoise`.
             guide: a modality that describes the context (a language model's): never hidden, imagined or aligned.
         """
         super().__init__(modalities, dim)
@@ -107,7 +105,6 @@ class CadglFusion(Fusion):
             adjoint=adjoint,
             time=time,
             drop_rate=drop_rate,
-            noise=noise,
             curriculum=curriculum,
             lambda_reconstruction=lambda_reconstruction,
             lambda_alignment=lambda_alignment,

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from mer.graph.alignment import Alignment
 from mer.graph.consistency import jensen_shannon
-from mer.graph.drop import FeatureNoise, ModalityDrop
+from mer.graph.drop import ModalityDrop
 from mer.graph.edges import Layout, window_edges
 from mer.graph.messages import DialogueGraph, Graph, adjacency
 from mer.graph.ode import GraphODE
 from mer.graph.precision import wide
 from mer.graph.reconstruction import Reconstruction, reconstruction_loss
 from mer.graph.settings import Settings
-from mer.layers import Dropout
+from mer.layers import Dropout, Noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class DialogueNetwork(nn.Module):
         self.absent = nn.Parameter(torch.randn(len(dims), hidden) * 0.02)
         self.node = nn.Sequential(nn.Linear(len(dims) * hidden, hidden), nn.LayerNorm(hidden))
         self.drop = ModalityDrop(s.drop_rate, curriculum=s.curriculum)
-        self.noise = FeatureNoise(s.noise)
+        self.noise = Noise(s.noise)
         self.graph = (
             DialogueGraph(
                 hidden,

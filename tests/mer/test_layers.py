@@ -14,6 +14,7 @@ from mer.layers import (
     Attention,
     Dropout,
     MaskedBiLSTM,
+    Noise,
     TemporalConv,
     TransformerBlock,
     add_positions,
@@ -246,3 +247,17 @@ def test_layers_work_under_vmap_over_stacked_replicas() -> None:
     stacked = torch.func.vmap(call)(parameters, buffers)
     for model, out in zip(models, stacked, strict=True):
         torch.testing.assert_close(out, model(x, MASK))
+
+
+def test_noise_has_its_deviation_in_training_alone_and_comes_from_the_generator() -> None:
+    noise, x = Noise(1.5), torch.full((200, 50), 3.0)
+    found = []
+    for ambient in (1, 2):
+        torch.manual_seed(ambient)
+        set_generator(noise, torch.Generator().manual_seed(7))
+        found.append(noise(x))
+    assert torch.equal(*found)
+    assert abs(float(found[0].mean()) - 3.0) < 0.05
+    assert abs(float(found[0].std()) - 1.5) < 0.05
+    assert torch.equal(noise.eval()(x), x)
+    assert torch.equal(Noise(0.0).train()(x), x)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mer.graph.alignment import Alignment, info_nce
 from mer.graph.consistency import jensen_shannon
-from mer.graph.drop import FeatureNoise, ModalityDrop
+from mer.graph.drop import ModalityDrop
 from mer.graph.network import DialogueNetwork
 from mer.graph.reconstruction import reconstruction_loss
 from mer.graph.settings import Settings
@@ -94,17 +94,3 @@ def test_curriculum_grows_linearly() -> None:
         rates.append(drop.current())
         drop(torch.ones(2, 3, dtype=torch.bool))
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
-
-
-def test_noise_has_its_deviation_in_training_alone_and_comes_from_the_generator() -> None:
-    noise, x = FeatureNoise(1.5), torch.full((200, 50), 3.0)
-    found = []
-    for ambient in (1, 2):
-        torch.manual_seed(ambient)
-        set_generator(noise, torch.Generator().manual_seed(7))
-        found.append(noise(x))
-    assert torch.equal(*found)
-    assert abs(float(found[0].mean()) - 3.0) < 0.05
-    assert abs(float(found[0].std()) - 1.5) < 0.05
-    assert torch.equal(noise.eval()(x), x)
-    assert torch.equal(FeatureNoise(0.0).train()(x), x)
