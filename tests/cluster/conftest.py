@@ -232,7 +232,7 @@ class Lab:
     def ssh(self, name: str, command: str, *, check: bool = True, timeout: float = 300) -> str:
         return self.hosts[name].ssh(command, key=self.key, check=check, timeout=timeout)
 
-    def clone_project(self, name: str) -> None:
+    def clone_project(self, name: str) -> Path:
         """The project as it is here, uncommitted changes included, as a checkout of the host's own."""
         folder = self.hosts[name].home / "mer-ablation"
         run("git", "clone", "-q", "--no-hardlinks", f"file://{ROOT}", str(folder))
@@ -244,6 +244,7 @@ class Lab:
                 shutil.copy2(source, target)
             else:
                 target.unlink(missing_ok=True)
+        return folder
 
     def close(self) -> None:
         for host in self.hosts.values():
@@ -349,6 +350,8 @@ class Spaces:
 
     folder: Path
     results_alone: Path
+    project: Path = ROOT
+    """The checkout that runs them alone; the one that was copied to the hosts has the same code at any time."""
 
     def write(self, name: str, *, epochs: int, studies: int = 2) -> Path:
         """Two cells, two draws each in every study. Longer spaces have more epochs."""
@@ -361,9 +364,9 @@ class Spaces:
     def alone(self, name: str) -> list[dict[str, object]]:
         """The rows of a space that ran in one process, once: every cluster must agree with them, value for value."""
         if not (self.results_alone / name).exists():
-            mer = Path(sysconfig.get_paths()["scripts"]) / "mer"
             run(
-                str(mer), "run", "--space", str(self.folder / f"{name}.yaml"), "--data", str(self.folder / "tiny"),
+                sys.executable, str(self.project / "experiments" / "run_ablation.py"),
+                "--space", str(self.folder / f"{name}.yaml"), "--data", str(self.folder / "tiny"),
                 "--results", str(self.results_alone), "--executor", "inline", "--no-report",
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip

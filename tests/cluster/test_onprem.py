@@ -111,7 +111,7 @@ def site(shared_lab: Any, spaces: Any) -> Site:
     spaces.write("small", epochs=60)
     spaces.write("long", epochs=300, studies=3)
     home = lab.hosts["desk"].home
-    lab.clone_project("desk")
+    spaces.project = lab.clone_project("desk")
     (home / ".ssh" / "id_ed25519").write_text(lab.key.read_text())
     (home / ".ssh" / "id_ed25519").chmod(0o600)
     shipped = (home / "mer-ablation" / "cluster" / "onprem.yaml").read_text()

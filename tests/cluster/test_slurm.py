@@ -51,7 +51,7 @@ def slurm(shared_lab: Any, spaces: Any) -> Any:
     spaces.folder = lab.shared
     spaces.write("small", epochs=60)
     spaces.write("long", epochs=300)
-    lab.clone_project("slurm")
+    spaces.project = lab.clone_project("slurm")
     cpus = lab.ssh("slurm", "nproc").strip()
     conf = host.home / "slurm.conf"
     conf.write_text(SLURM_CONF.format(host=host.name, address=host.address, cpus=cpus))
