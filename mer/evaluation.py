@@ -60,7 +60,7 @@ def predict(
         for rows in data.whole_batches(batch_size):
             batch = data.batch(rows, available, dialogues=dialogues)
             with autocast(data.device, precision):
-                output = model(batch)
+                output = model(batch, details=details)
             logits.append(output.logits.float())
             if details:
                 small = {f"aux/{name}": value for name, value in output.aux.items() if value.dim() <= 2}

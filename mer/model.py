@@ -30,7 +30,7 @@ class Output:
     """What a model returns.
 
     logits           `[B, C]`
-    representations  `fused` and one per modality, `[B, D]` each: what separability plots look at
+    representations  `fused` and, unless `details=False`, one per modality, `[B, D]`: what separability plots look at
     aux              gates, modality weights, attention maps of the fusion; B first
     losses           auxiliary losses, already weighted
     """
@@ -88,13 +88,16 @@ class Model(nn.Module):
         """Modality to encoder."""
         return {name: cast(Encoder, encoder) for name, encoder in self.encoders.items()}
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, details: bool = True) -> Output:
+        """details: False spares what training does not look at, two passes over the frames of every modality."""
         projected = {
             name: self.projections[name](self.encoders[name](batch.modalities[name])) for name in self.modalities
         }
         fused = self.fusion(Batch(projected, batch.utterance_ids, batch.dialogue))
         pooled = self.pooling(fused.sequence)
         logits = self.classifier(self.context(pooled, batch))
+        if not details:
+            return Output(logits, {"fused": pooled}, {}, fused.losses)
         representations = {
             name: fused.aux.get(f"representation/{name}", masked_mean(sequence.filled(), sequence.mask))
             for name, sequence in projected.items()

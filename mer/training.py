@@ -247,7 +247,7 @@ class Trainer:
 
     def _loss(self, batch: Any, labels: Tensor) -> Tensor:
         with autocast(self.device, self.recipe.training.precision):
-            output = self.model(batch)
+            output = self.model(batch, details=False)
         loss: Tensor = self.loss(wide(output.logits), labels)
         for auxiliary in output.losses.values():
             loss = loss + wide(auxiliary)

@@ -76,6 +76,14 @@ class BundledLinear(nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
+class BundledLayerNorm(nn.LayerNorm):
+    """Normalise, then scale and shift in one operation; vmap's rule takes two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.layer_norm(x, self.normalized_shape, eps=self.eps)
+        return y if self.weight is None or self.bias is None else torch.addcmul(self.bias, y, self.weight)
+
+
 def skeleton(model: nn.Module, supply: Supply) -> nn.Module:
     """A copy of the model that vmap can run, its dropout masks taken from `supply`."""
     found = copy.deepcopy(model)
@@ -87,6 +95,8 @@ def skeleton(model: nn.Module, supply: Supply) -> nn.Module:
                 setattr(parent, name, BundledLSTM(child))
             elif type(child) is nn.Linear:
                 child.__class__ = BundledLinear
+            elif type(child) is nn.LayerNorm and (child.weight is None) == (child.bias is None):
+                child.__class__ = BundledLayerNorm
             elif isinstance(child, Attention):
                 child.fused = False
             elif isinstance(child, (Dropout, nn.Dropout, nn.modules.batchnorm._BatchNorm, nn.RNNBase)):

@@ -143,6 +143,7 @@ class BundleTrainer:
         """All arithmetic in float64, for comparing with trials alone: before the first epoch."""
         for member in self.members:
             member.model.double()
+            member.loss.double()
         self._skeleton.double()
         self._stack()
         return self
@@ -245,7 +246,7 @@ class BundleTrainer:
         def one(weights: Mapping[str, Tensor], inputs: Inputs, masks: Sequence[Tensor]) -> Tensor:
             self._supply.load(masks)
             batch = Batch({name: batches.Sequence(*pair) for name, pair in inputs.items()})
-            logits: Tensor = functional_call(self._skeleton, dict(weights), (batch,)).logits
+            logits: Tensor = functional_call(self._skeleton, dict(weights), (batch, False)).logits
             return logits
 
         with autocast(self.device, self.recipe.training.precision):
@@ -292,7 +293,7 @@ class BundleTrainer:
                 rows = [group[micro] if micro < len(group) else None for group in now]
                 inputs, sizes, common = self._gather([m.train for m in self.members], rows, available)
                 labels, real = self._labels(rows, common.rows)
-                masks = draw(self._sites, sizes, common, [member.generator for member in self.members])
+                masks = draw(self._sites, sizes, common, [m.generator for m in self.members], self._flat.dtype)
                 loading += time.perf_counter() - before
                 each = self._losses(self._logits(leaf, inputs, masks), labels, real)
                 # Accumulated batches weigh by their size, so that splitting a batch does not change the step.
@@ -403,7 +404,7 @@ class BundleTrainer:
     def _probe(self, sizes: Sizes, absent: bool) -> list[tuple[float, Tensor]]:
         self._supply.seen = []
         try:
-            self._skeleton.train()(self._empty_batch(sizes, absent))
+            self._skeleton.train()(self._empty_batch(sizes, absent), details=False)
             return self._supply.seen
         finally:
             self._supply.seen = None

@@ -53,6 +53,7 @@ def alone(data: TrainValid, store: FeatureStore, recipe: Recipe, seeds: Streams,
     trainer = Trainer(recipe, data, seeds, store=store, device="cpu")
     if double:
         trainer.model.double()
+        trainer.loss.double()
     return trainer
 
 
