@@ -191,6 +191,37 @@ def idle_and_sync(config: Config) -> Iterator[Finding]:
         )
 
 
+def local_workers(config: Config) -> Iterator[Finding]:
+    """What was learnt from running Ray 2.60 on machines of one's own (tests/cluster/test_onprem.py)."""
+    if _is_cloud(config):
+        return
+    commands = _start_commands(config)
+    workers = config["provider"].get("worker_ips") or []
+    if len(workers) > 1 and "RAY_enable_autoscaler_v2=0" not in (commands["head"] or ""):
+        yield Finding(
+            "autoscaler",
+            True,
+            "Ray's second autoscaler counts the head of a `local` cluster as a worker: the last worker never joins",
+            "head_start_ray_commands: RAY_AUTH_MODE=token RAY_enable_autoscaler_v2=0 ray start --head ...",
+        )
+    if "--block" not in (commands["worker"] or ""):
+        yield Finding(
+            "leftovers",
+            False,
+            "`ray down` does not reach the workers, where some of Ray's processes stay",
+            "worker_start_ray_commands: setsid nohup ray start --block ... & (see cluster/onprem.yaml)",
+        )
+
+
+def hidden_package(config: Config) -> Iterator[Finding]:
+    """`ray submit` runs the script in the home folder, which Python then searches first on every worker."""
+    for target in config.get("file_mounts") or {}:
+        if str(target).rstrip("/").rsplit("/", 1)[-1] in ("mer", "experiments"):
+            yield Finding(
+                "sync", True, f"{target}: a folder of a package's name hides the package", "call it mer-ablation"
+            )
+
+
 def placeholders(config: Config) -> Iterator[Finding]:
     text = str(config)
     for mark in ("203.0.113.", "ami-0123456789abcdef0", "CHANGE"):
@@ -206,5 +237,7 @@ RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     stopped_nodes,
     open_ssh,
     idle_and_sync,
+    local_workers,
+    hidden_package,
     placeholders,
 )

@@ -51,6 +51,7 @@ BROKEN = {
     "no cap": ("cost", without("max_workers")),
     "ssh open": ("ssh", lambda config: config["provider"].pop("security_group")),
     "ssh to the world": ("ssh", in_provider(security_group={"IpPermissions": [{"CidrIp": "0.0.0.0/0"}]})),
+    "project in a folder called mer": ("sync", lambda config: config["file_mounts"].update({"/home/ubuntu/mer": "."})),
     "unknown key": ("schema", lambda config: config.update(idle_timeout_minuts=3)),
     "head on spot": (
         "cost",
@@ -71,6 +72,18 @@ def test_each_rule_finds_what_it_names(case: str, tmp_path: Path) -> None:
     found = [finding for finding in check_cluster_file(path) if finding.error]
     assert rule in {finding.rule for finding in found}
     assert all(finding.fix for finding in found)
+
+
+def test_own_machines_need_the_first_autoscaler_and_leave_nothing(tmp_path: Path) -> None:
+    config = copy.deepcopy(read_cluster_file(CLUSTER / "onprem.yaml"))
+    replaced("head_start_ray_commands", "RAY_enable_autoscaler_v2=0", "")(config)
+    replaced("worker_start_ray_commands", "--block", "")(config)
+    path = tmp_path / "onprem.yaml"
+    path.write_text(yaml.safe_dump(config))
+    assert [(finding.rule, finding.error) for finding in check_cluster_file(path)] == [
+        ("autoscaler", True),
+        ("leftovers", False),
+    ]
 
 
 def test_advice_does_not_fail_a_file(tmp_path: Path) -> None:
