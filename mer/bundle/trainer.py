@@ -16,7 +16,6 @@ with fewer batches sit the last steps of an epoch out in the same way.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +28,12 @@ from torch.func import functional_call, vmap
 
 from mer import batch as batches
 from mer.batch import Batch
+from mer.bundle.batches import Inputs, labels_of, once, together
 from mer.bundle.declared import architecture, why_not
 from mer.bundle.dropout import Sizes, Supply, draw, find_sites
 from mer.bundle.modules import skeleton
-from mer.bundle.optimizer import BundleOptimizer
-from mer.data.corpus import CorpusInfo, TrainValid, Utterance
-from mer.data.loading import SplitData
+from mer.bundle.weights import Weights
+from mer.data.corpus import TrainValid
 from mer.data.store import FeatureStore
 from mer.errors import UserError
 from mer.evaluation import Predictions
@@ -43,9 +42,6 @@ from mer.precision import autocast
 from mer.recipe import Recipe
 from mer.streams import Streams, derive
 from mer.training import Diverged, EpochReport, SplitLoader, Trainer, split_loader, wide
-
-Inputs = dict[str, tuple[Tensor, Tensor]]
-"""Modality to values `[k, B, T, D]` and mask `[k, B, T]`."""
 
 
 class BundleTrainer:
@@ -78,7 +74,7 @@ class BundleTrainer:
         parts = [data] * len(recipes) if isinstance(data, TrainValid) else list(data)
         _check(recipes, len(parts), len(streams))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        load = _once(load or split_loader(store or FeatureStore(), self.device))
+        load = once(load or split_loader(store or FeatureStore(), self.device))
         self.members = [
             Trainer(recipe, part, seeds, store=store, device=self.device, load=load)
             for recipe, part, seeds in zip(recipes, parts, streams, strict=True)
@@ -88,7 +84,7 @@ class BundleTrainer:
         self._supply = Supply()
         self._skeleton = skeleton(self.members[0].model, self._supply)
         self._sites = find_sites(self._probe, self.recipe.modalities)
-        self._stack()
+        self.weights = Weights(self.members, self._empty_batch(self._odd_sizes()))
 
     # --- what a scheduler asks ---------------------------------------------------------------------------------------
 
@@ -120,7 +116,7 @@ class BundleTrainer:
         torch.set_num_threads(self.recipe.training.threads)
         active = [not done for done in self.members_finished]
         losses, loading = self._train_epoch(active)
-        self._hand_out()
+        self.weights.hand_out()
         for i, loss in losses.items():
             if not math.isfinite(loss):
                 self._lose(i, "the training loss")
@@ -145,7 +141,7 @@ class BundleTrainer:
             member.model.double()
             member.loss.double()
         self._skeleton.double()
-        self._stack()
+        self.weights = Weights(self.members, self._empty_batch(self._odd_sizes()))
         return self
 
     def best_model(self, i: int) -> Model:
@@ -154,11 +150,8 @@ class BundleTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on: for each member what `Trainer.state_dict` of it alone would hold."""
-        self._hand_out()
-        for i, member in enumerate(self.members):
-            for name, parameter in self._trained[i].items():
-                if self.optimizer.steps[i]:
-                    member.optimizer.state[parameter] = self._optimizer_state(i, self._columns[name], parameter.shape)
+        self.weights.hand_out()
+        self.weights.hand_out_optimizer()
         lost = [None if failure is None else [failure.epoch, failure.what] for failure in self.diverged]
         return {"members": [member.state_dict() for member in self.members], "diverged": lost}
 
@@ -166,82 +159,15 @@ class BundleTrainer:
         if len(state["members"]) != len(self):
             raise UserError(f"the state of a bundle of {len(state['members'])}", expected=f"one of {len(self)}")
         self.diverged = [None if lost is None else Diverged(*lost) for lost in state["diverged"]]
-        for i, (member, held) in enumerate(zip(self.members, state["members"], strict=True)):
+        for member, held in zip(self.members, state["members"], strict=True):
             member.load_state_dict(held)
-            for name, parameter in self._trained[i].items():
-                columns, found = self._columns[name], member.optimizer.state.get(parameter, {})
-                self._flat[i, columns] = parameter.detach().flatten()
-                self.optimizer.steps[i] = int(found.get("step", 0))
-                for buffer, key in self._moments():
-                    buffer[i, columns] = found[key].flatten() if key in found else 0.0
-
-    # --- stacking ----------------------------------------------------------------------------------------------------
-
-    def _stack(self) -> None:
-        """Trained weights of all members in one array; everything else stacked as it is."""
-        used = _receives_gradient(self.members[0].model, self._empty_batch(self._odd_sizes()))
-        named = [dict(member.model.named_parameters()) for member in self.members]
-        groups = [
-            {id(p): number for number, group in enumerate(member.optimizer.param_groups) for p in group["params"]}
-            for member in self.members
-        ]
-        kinds = {
-            name: tuple(group[id(own[name])] for own, group in zip(named, groups, strict=True)) for name in sorted(used)
-        }
-        self._kinds = sorted(set(kinds.values()))
-        order = sorted(used, key=lambda name: (kinds[name], name))
-        self._trained = [{name: own[name] for name in order} for own in named]
-        sizes = [named[0][name].numel() for name in order]
-        ends = [0, *itertools.accumulate(sizes)]
-        self._columns = {name: slice(a, b) for name, (a, b) in zip(order, itertools.pairwise(ends), strict=True)}
-        self._sizes, self._shapes = sizes, {name: named[0][name].shape for name in order}
-        self._flat = torch.stack(
-            [torch.cat([p.detach().flatten() for p in trained.values()]) for trained in self._trained]
-        )
-        rest = [
-            {name: x for name, x in itertools.chain(own.items(), member.model.named_buffers()) if name not in used}
-            for own, member in zip(named, self.members, strict=True)
-        ]
-        self._constants = {name: torch.stack([own[name].detach() for own in rest]) for name in rest[0]}
-        weights = [member.loss.weight for member in self.members]
-        self._class_weights = torch.stack([w for w in weights if w is not None]) if weights[0] is not None else None
-        columns = []
-        for kind in self._kinds:
-            of_kind = [self._columns[name] for name in order if kinds[name] == kind]
-            columns.append(slice(of_kind[0].start, of_kind[-1].stop))
-        decay = [
-            [member.optimizer.param_groups[kind[i]]["weight_decay"] for kind in self._kinds]
-            for i, member in enumerate(self.members)
-        ]
-        clip = [member.recipe.optimizer.grad_clip for member in self.members]
-        self.optimizer = BundleOptimizer(self.recipe.optimizer.name, self._flat, columns, decay, clip)
-
-    def _moments(self) -> list[tuple[Tensor, str]]:
-        """The optimizer's arrays, and what `torch.optim` calls them."""
-        if self.optimizer.name == "sgd":
-            return [(self.optimizer.first, "momentum_buffer")]
-        return [(self.optimizer.first, "exp_avg"), (self.optimizer.second, "exp_avg_sq")]
-
-    def _optimizer_state(self, i: int, columns: slice, shape: torch.Size) -> dict[str, Tensor]:
-        found = {key: buffer[i, columns].view(shape).clone() for buffer, key in self._moments()}
-        if self.optimizer.name != "sgd":
-            found["step"] = torch.tensor(float(self.optimizer.steps[i]))
-        return found
-
-    @torch.no_grad()
-    def _hand_out(self) -> None:
-        """Each member's model gets its weights."""
-        for i, trained in enumerate(self._trained):
-            own = self._flat[i]
-            for name, parameter in trained.items():
-                parameter.copy_(own[self._columns[name]].view(parameter.shape))
+        self.weights.take_in()
 
     # --- the arithmetic ----------------------------------------------------------------------------------------------
 
     def _logits(self, flat: Tensor, inputs: Inputs, masks: Sequence[Tensor]) -> Tensor:
         """`[k, B, C]`, of the skeleton in its present mode."""
-        pieces = zip(self._shapes.items(), torch.split(flat, self._sizes, dim=1), strict=True)
-        weights = {name: piece.view(len(self), *shape) for (name, shape), piece in pieces}
+        weights = self.weights.named(flat)
 
         def one(weights: Mapping[str, Tensor], inputs: Inputs, masks: Sequence[Tensor]) -> Tensor:
             self._supply.load(masks)
@@ -250,7 +176,7 @@ class BundleTrainer:
             return logits
 
         with autocast(self.device, self.recipe.training.precision):
-            found: Tensor = vmap(one)({**weights, **self._constants}, inputs, list(masks))
+            found: Tensor = vmap(one)({**weights, **self.weights.constants}, inputs, list(masks))
         return found
 
     def _losses(self, logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
@@ -264,8 +190,8 @@ class BundleTrainer:
             total = torch.where(real, counts, 0.0).sum().clamp(min=torch.finfo(terms.dtype).tiny)
             return torch.where(real, terms, 0.0).sum() / total
 
-        weighted = None if self._class_weights is None else 0
-        found: Tensor = vmap(one, in_dims=(weighted, 0, 0, 0))(self._class_weights, logits, labels, real)
+        weighted = None if self.weights.of_classes is None else 0
+        found: Tensor = vmap(one, in_dims=(weighted, 0, 0, 0))(self.weights.of_classes, logits, labels, real)
         return found
 
     def _train_epoch(self, active: Sequence[bool]) -> tuple[dict[int, float], float]:
@@ -287,13 +213,13 @@ class BundleTrainer:
         loading = 0.0
         for step in range(max(map(len, plans))):
             now = [plan[step] if step < len(plan) else [] for plan in plans]
-            leaf = self._flat.detach().requires_grad_()
+            leaf = self.weights.flat.detach().requires_grad_()
             for micro in range(max(map(len, now))):
                 before = time.perf_counter()
                 rows = [group[micro] if micro < len(group) else None for group in now]
-                inputs, sizes, common = self._gather([m.train for m in self.members], rows, available)
-                labels, real = self._labels(rows, common.rows)
-                masks = draw(self._sites, sizes, common, [m.generator for m in self.members], self._flat.dtype)
+                inputs, sizes, common = together([m.train for m in self.members], rows, available)
+                labels, real = labels_of([m.train for m in self.members], rows, common.rows)
+                masks = draw(self._sites, sizes, common, [m.generator for m in self.members], self.weights.flat.dtype)
                 loading += time.perf_counter() - before
                 each = self._losses(self._logits(leaf, inputs, masks), labels, real)
                 # Accumulated batches weigh by their size, so that splitting a batch does not change the step.
@@ -305,21 +231,21 @@ class BundleTrainer:
                 losses.append(each.detach())
                 took.append([own is not None for own in rows])
             assert leaf.grad is not None
-            self.optimizer.step(leaf.grad, rates[step], [bool(group) for group in now])
+            self.weights.optimizer.step(leaf.grad, rates[step], [bool(group) for group in now])
         values, there = torch.stack(losses).cpu(), torch.tensor(took)
         means = {i: float(values[there[:, i], i].mean()) for i, is_active in enumerate(active) if is_active}
         return means, loading
 
     def _rates(self, plans: Sequence[Sequence[Sequence[np.ndarray]]]) -> Tensor:
         """`[steps, k, G]`: learning rates of an epoch, sent to the device at once."""
-        found = np.zeros((max(map(len, plans)), len(self), len(self._kinds)))
+        found = np.zeros((max(map(len, plans)), len(self), len(self.weights.kinds)))
         for i, (member, plan) in enumerate(zip(self.members, plans, strict=True)):
             batches, first = sum(map(len, plan)), 0
             for step, group in enumerate(plan):
                 member.set_learning_rate(member.epochs_done, first / batches)
-                found[step, i] = [member.optimizer.param_groups[kind[i]]["lr"] for kind in self._kinds]
+                found[step, i] = [member.optimizer.param_groups[kind[i]]["lr"] for kind in self.weights.kinds]
                 first += len(group)
-        return torch.from_numpy(found).to(self._flat.dtype).to(self.device)
+        return torch.from_numpy(found).to(self.weights.flat.dtype).to(self.device)
 
     @torch.no_grad()
     def _predict_valid(self, wanted: Sequence[bool], batch_size: int = 128) -> dict[int, Predictions]:
@@ -329,8 +255,8 @@ class BundleTrainer:
         found: dict[int, list[Tensor]] = {i: [] for i, want in enumerate(wanted) if want}
         for step in range(max(map(len, plans), default=0)):
             rows = [plan[step] if step < len(plan) else None for plan in plans]
-            inputs, _, _ = self._gather(splits, rows, available)
-            logits = self._logits(self._flat, inputs, ())
+            inputs, _, _ = together(splits, rows, available)
+            logits = self._logits(self.weights.flat, inputs, ())
             for i, own in enumerate(rows):
                 if own is not None:
                     found[i].append(logits[i, : len(own)].float())
@@ -342,40 +268,6 @@ class BundleTrainer:
             )
             for i, pieces in found.items()
         }
-
-    # --- batches -----------------------------------------------------------------------------------------------------
-
-    def _gather(
-        self, splits: Sequence[SplitData], rows: Sequence[np.ndarray | None], available: Sequence[np.ndarray]
-    ) -> tuple[Inputs, list[Sizes | None], Sizes]:
-        """The members' batches padded to a common shape; one that takes no part has rows of nothing."""
-        own = [
-            None if chosen is None else split.batch(chosen, mask, dialogues=False)
-            for split, chosen, mask in zip(splits, rows, available, strict=True)
-        ]
-        sizes = [None if batch is None else _sizes(batch) for batch in own]
-        there = [size for size in sizes if size is not None]
-        names = self.recipe.modalities
-        frames = {name: max(size.frames[name] for size in there) for name in names}
-        common = Sizes(max(size.rows for size in there), frames)
-        inputs: Inputs = {}
-        for name in names:
-            found = [None if batch is None else batch.modalities[name] for batch in own]
-            inputs[name] = (
-                _padded([None if x is None else x.values for x in found], (common.rows, frames[name])),
-                _padded([None if x is None else x.mask for x in found], (common.rows, frames[name])),
-            )
-        return inputs, sizes, common
-
-    def _labels(self, rows: Sequence[np.ndarray | None], count: int) -> tuple[Tensor, Tensor]:
-        """Labels `[k, B]`, and which rows are real."""
-        index, real = np.zeros((len(self), count), np.int64), np.zeros((len(self), count), bool)
-        for i, own in enumerate(rows):
-            if own is not None:
-                index[i, : len(own)], real[i, : len(own)] = own, True
-        places = torch.from_numpy(index).to(self.device, non_blocking=True)
-        labels = torch.stack([member.train.labels[place] for member, place in zip(self.members, places, strict=True)])
-        return labels, torch.from_numpy(real).to(self.device, non_blocking=True)
 
     # --- trying the model on nothing ---------------------------------------------------------------------------------
 
@@ -427,49 +319,3 @@ def _check(recipes: Sequence[Recipe], parts: int, seeds: int) -> None:
                 f"recipe {number} of a bundle has another architecture than recipe 0",
                 expected="recipes that differ in learning rate, weight decay, sampler, schedule, masks or epochs alone",
             )
-
-
-def _once(load: SplitLoader) -> SplitLoader:
-    """Members with the same utterances share one split: their encoders are the same and frozen."""
-    kept: list[tuple[tuple[Utterance, ...], SplitData]] = []
-
-    def shared(info: CorpusInfo, utterances: tuple[Utterance, ...], model: Model) -> SplitData:
-        for known, data in kept:
-            if known is utterances:
-                return data
-        kept.append((utterances, load(info, utterances, model)))
-        return kept[-1][1]
-
-    return shared
-
-
-def _receives_gradient(model: Model, batch: Batch) -> set[str]:
-    """Names of the parameters that a step moves. Others (of a modality that a fusion leaves out) stay as they are."""
-    model.train()
-    output = model(batch)
-    if output.losses:
-        raise UserError(
-            f"this model cannot be bundled: it has losses of its own ({', '.join(output.losses)})",
-            hint="They average over rows, and would see those that pad a member's batch. Train its trials one by one.",
-        )
-    torch.autograd.backward(output.logits.sum())
-    found = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    model.zero_grad(set_to_none=True)
-    return found
-
-
-def _sizes(batch: Batch) -> Sizes:
-    return Sizes(batch.size, {name: x.mask.shape[1] for name, x in batch.modalities.items()})
-
-
-def _padded(found: Sequence[Tensor | None], shape: tuple[int, int]) -> Tensor:
-    """`[k, B, T, ...]` of `[b, t, ...]` each, zeros beyond; zeros altogether where there is none."""
-    first = next(x for x in found if x is not None)
-    whole = all(x is not None and x.shape[:2] == shape for x in found)
-    if whole:
-        return torch.stack([x for x in found if x is not None])
-    out = first.new_zeros(len(found), *shape, *first.shape[2:])
-    for i, x in enumerate(found):
-        if x is not None:
-            out[i, : x.shape[0], : x.shape[1]] = x
-    return out

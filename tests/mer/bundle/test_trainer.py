@@ -231,7 +231,7 @@ def test_a_member_that_diverges_ends_alone(tiny_corpus: Corpus, feature_store: F
     recipes, data = [make_recipe(training={"epochs": 3})] * 3, tiny_corpus.train_valid()
     bundle = make_bundle(data, feature_store, recipes, double=True)
     with torch.no_grad():
-        bundle._flat[1].fill_(math.nan)
+        bundle.weights.flat[1].fill_(math.nan)
     reports = list(bundle.run())
     assert [report is None for report in reports[0]] == [False, True, False]
     assert isinstance(bundle.diverged[1], Diverged)
