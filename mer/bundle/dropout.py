@@ -163,7 +163,7 @@ def _order(names: tuple[str, ...], odd: Sizes, x: Tensor, d: int) -> tuple[str, 
 
 def _only_zeros(x: Tensor, where: slice) -> bool:
     """Are these positions, and no others, all zero?"""
-    zero = (x == 0).flatten(1).all(1)
+    zero = (x == 0).reshape(len(x), -1).all(1)
     expected = torch.zeros_like(zero)
     expected[where] = True
     return bool((zero == expected).all())
