@@ -10,6 +10,8 @@ import torch
 
 MODULES = (
     "mer.layers",
+    "mer.bundle.declared",
+    "mer.bundle.dropout",
     "mer.fusion.base",
     "mer.fusion.simple",
     "mer.fusion.cross_attention",
