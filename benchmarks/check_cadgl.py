@@ -82,28 +82,36 @@ def _cell(name: str, column: str, results: Mapping[str, list[Scores]]) -> str:
 
 
 def mosi(folder: Path, seeds: int) -> None:
-    """Videos as dialogues. One speaker a video, so the relations are past and future."""
+    """Videos as dialogues. One speaker a video, so the relations are past and future.
 
-    def recipe(missing: Mapping[str, Any], drop_rate: float) -> dict[str, Any]:
+    The extractors of these features saw the training videos: there visual features alone give nine answers in ten,
+    elsewhere half. Training for gaps therefore hides them most, and noise takes away what is too good.
+    """
+    names = ("audio", "visual", "text")
+    gaps = {"protocol": "per_modality", "rates": {"audio": 0.3, "visual": 0.9, "text": 0.5}}
+    cadgl = {"name": "cadgl", "drop_rate": 0.0, "consistency": False, "step": 0.5}
+
+    def recipe(missing: Mapping[str, Any], noise: float, fusion: Any = cadgl, context: str = "none") -> dict[str, Any]:
         return {
-            "encoders": dict.fromkeys(("audio", "visual", "text"), "features"),
-            "projection": {"dim": 128, "dropout": 0.3},
-            "fusion": {"name": "cadgl", "drop_rate": drop_rate, "consistency": drop_rate > 0},
+            "encoders": {name: {"name": "features", "noise": noise} for name in names},
+            "projection": {"dim": 64, "dropout": 0.3},
+            "fusion": fusion,
+            "context": context,
             "classifier": {"hidden": [], "dropout": 0.1},
             "sampler": {"batch_size": 160},
-            "missing": {"train": missing},
+            "missing": {"train": missing, "valid": {}},
             "optimizer": {"lr": 1e-3, "weight_decay": 1e-2},
             "training": {"epochs": 6, "metric": "wa"},
         }
 
-    gaps = {"protocol": "random", "rate": 0.5}
     arms = {
-        "complete, nothing hidden": recipe({}, 0.0),
-        "complete, CADGL's own drop": recipe({}, 0.3),
-        "trained for rate 0.5": recipe(gaps, 0.0),
-        "trained for rate 0.5, own drop": recipe(gaps, 0.3),
+        "cadgl, trained without gaps": recipe({}, 0.0),
+        "cadgl, trained without gaps, noise 2": recipe({}, 2.0),
+        "cadgl, trained with gaps, noise 2": recipe(gaps, 2.0),
+        "concat + bilstm, trained without gaps": recipe({}, 0.0, "concat", "bilstm"),
+        "concat + bilstm, trained with gaps, noise 2": recipe(gaps, 2.0, "concat", "bilstm"),
     }
-    compare(load_corpus(folder), arms, seeds, ["complete", "rate 0.5"], ["wa"])
+    compare(load_corpus(folder), arms, seeds, ["complete", "random 0.5"], ["wa"])
 
 
 def meld(folder: Path, seeds: int) -> None:
@@ -146,7 +154,7 @@ def demo(seeds: int) -> None:
     for part in ("graph", "similarity_edges", "ode", "reconstruction", "alignment", "consistency"):
         arms[f"without {part}"] = recipe(**{part: False})
     arms["nothing hidden in training"] = recipe(drop_rate=0.0, reconstruction=False, consistency=False)
-    compare(load_corpus(demo_corpus()), arms, seeds, ["complete", "rate 0.4", "only audio", "only text"], ["ua"])
+    compare(load_corpus(demo_corpus()), arms, seeds, ["complete", "random 0.4", "only audio", "only text"], ["ua"])
 
 
 def main() -> None:
