@@ -31,6 +31,7 @@ from ray.tune.callback import Callback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.schedule.packing import Packing
 from experiments.schedule.session import Session
@@ -115,14 +116,20 @@ class WorkerTrainable(tune.Trainable):
         return {"outcomes": self._worker.run(orders), "device_mb": _device_memory_mb()}
 
     def _beat(self, spec: Spec, epochs: int, value: float) -> bool:
-        """Tell that this worker lives; the answer to an earlier call says whether to stop. Never waits."""
+        """Tell that this worker lives; the answer to an earlier call says whether to stop. Never waits.
+
+        A driver that is cut off, or was ended, does not hear it. That says nothing about the trial, which goes on.
+        """
         stop = False
-        if self._answer is not None:
-            done, _ = ray.wait([self._answer], timeout=0)
-            if not done:
-                return False
-            stop = bool(ray.get(self._answer))
-        self._answer = self._pulse.beat.remote(self._name, str(spec.slot), epochs, value)
+        try:
+            if self._answer is not None:
+                done, _ = ray.wait([self._answer], timeout=0)
+                if not done:
+                    return False
+                stop = bool(ray.get(self._answer))
+            self._answer = self._pulse.beat.remote(self._name, str(spec.slot), epochs, value)
+        except ray.exceptions.RayError:
+            self._answer = None
         return stop
 
 
@@ -296,7 +303,11 @@ class Crew(Callback, Stopper):
             done, _ = ray.wait([self._reading], timeout=0)
             if not done:
                 return
-            self.vital = ray.get(self._reading)
+            try:
+                self.vital = ray.get(self._reading)
+            except ray.exceptions.RayError:
+                self._reading = None
+                return
             for worker, (slot, epochs, _, silent) in self.vital.items():
                 # Before the first epoch a worker may be extracting features for hours.
                 limit = self.hang_s if epochs else self.hang_s * 4
@@ -330,7 +341,9 @@ def run_tune(
     gpus  a trial's share of a GPU; None: by measured peak memory
     """
     packing = Packing(cpus=resources.cpus, gpus=gpus, memory=resources.memory)
-    pulse: Any = ray.remote(Pulse).options(num_cpus=0).remote()
+    # Beside the driver: on a worker's machine it would be lost with that machine.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    pulse: Any = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
     crew = Crew(session, packing, pulse, workers=workers, hang_s=hang_s, tick=tick)
     trainable = tune.with_resources(
         tune.with_parameters(WorkerTrainable, settings=settings, pulse=pulse),
