@@ -5,7 +5,8 @@ corpus -> encoder -> Sequence per modality -> LN(x W) -> fusion -> pooling -> co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -93,17 +94,31 @@ class Model(nn.Module):
         projected = {
             name: self.projections[name](self.encoders[name](batch.modalities[name])) for name in self.modalities
         }
-        fused = self.fusion(Batch(projected, batch.utterance_ids, batch.dialogue))
+        with watched(self.fusion, details) as modelled:
+            fused = self.fusion(Batch(projected, batch.utterance_ids, batch.dialogue))
         pooled = self.pooling(fused.sequence)
         logits = self.classifier(self.context(pooled, batch))
         if not details:
             return Output(logits, {"fused": pooled}, {}, fused.losses)
-        representations = {
-            name: fused.aux.get(f"representation/{name}", masked_mean(sequence.filled(), sequence.mask))
-            for name, sequence in projected.items()
-        }
-        aux = {name: value for name, value in fused.aux.items() if not name.startswith("representation/")}
-        return Output(logits, {**representations, "fused": pooled}, aux, fused.losses)
+        described = modelled or projected
+        representations = {name: masked_mean(x.filled(), x.mask) for name, x in described.items()}
+        return Output(logits, {**representations, "fused": pooled}, fused.aux, fused.losses)
+
+
+@contextmanager
+def watched(fusion: nn.Module, wanted: bool) -> Iterator[dict[str, Sequence]]:
+    """What a fusion's own blocks make of each modality before it fuses (the temporal and contextual representations
+    of the fusion pipeline); empty for fusions that have none, whose modalities are then seen as they came in."""
+    found: dict[str, Sequence] = {}
+    blocks = getattr(fusion, "modelling", None)
+    if not wanted or blocks is None:
+        yield found
+        return
+    handle = blocks.register_forward_hook(lambda module, inputs, output: found.update(output))
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def needs_dialogues(recipe: Recipe) -> bool:

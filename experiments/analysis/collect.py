@@ -156,6 +156,7 @@ def _variant(
     fold = folds(corpus, by, described["folds"]["count"])[fold_number] if by else None
     data = corpus.train_valid(seeds.split if described["resplit"] else None, fold)
     test = corpus.test_set(fold)
+    test_view = _view(checkpoint, test.info, test.test, seeds, transcripts)
     return Variant(
         name=name,
         cell=cell["name"],
@@ -163,11 +164,11 @@ def _variant(
         study=study,
         checkpoint=run.parent / "checkpoints" / str(chosen["trial"]),
         labels=checkpoint.info.labels,
-        modalities=tuple(checkpoint.recipe.modalities),
+        modalities=tuple(name for name in test_view.representations if name != "fused"),
         metric=metric,
         curves=_curves(epochs, rows, metric),
         valid=_view(checkpoint, data.info, data.valid, seeds, transcripts),
-        test=_view(checkpoint, test.info, test.test, seeds, transcripts),
+        test=test_view,
         synthetic=corpus.info.synthetic,
         random_weights=bool(chosen["random_weights"]),
     )

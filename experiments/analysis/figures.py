@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from experiments.analysis.calibration import Calibration
-from experiments.analysis.separability import Separation
+from experiments.analysis.separability import Separation, sample
 from experiments.analysis.variant import FloatArray, SplitView, Variant
 
 if TYPE_CHECKING:
@@ -115,10 +115,12 @@ def _confusion(axis: Axes, view: SplitView, labels: Sequence[str], title: str) -
 
 def scatter(axis: Axes, points: FloatArray, view: SplitView, labels: Sequence[str]) -> None:
     """Points by true class; misclassified ones hollow."""
+    drawn = sample(view.labels)
+    true, missed = view.labels[drawn], view.wrong[drawn]
     for number, label in enumerate(labels):
-        rows = view.labels == number
+        rows = true == number
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-        right, wrong = rows & ~view.wrong, rows & view.wrong
+        right, wrong = rows & ~missed, rows & missed
         axis.scatter(points[right, 0], points[right, 1], s=9, color=colour, marker=marker, linewidths=0, label=label)
         axis.scatter(
             points[wrong, 0], points[wrong, 1], s=9, facecolors="none", edgecolors=colour, marker=marker, linewidths=0.6

@@ -13,6 +13,8 @@ import numpy as np
 from experiments.analysis.variant import FloatArray, IntArray
 
 SEED = 0
+MOST_POINTS = 2000
+"""A picture of more points than this shows a blot, and takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,13 @@ def project(x: FloatArray, method: str) -> FloatArray | None:
     if method == "pca":
         return _signed(PCA(2, random_state=SEED).fit_transform(x))
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     reduced = PCA(min(50, *x.shape), random_state=SEED).fit_transform(x)
     perplexity = min(30.0, (len(x) - 1) / 3)
-    found: FloatArray = TSNE(2, perplexity=perplexity, init="pca", random_state=SEED).fit_transform(reduced)
+    # One thread: on a busy machine the others would wait for each other far longer than they work.
+    with threadpool_limits(1):
+        found: FloatArray = TSNE(2, perplexity=perplexity, init="pca", random_state=SEED).fit_transform(reduced)
     return found
 
 
@@ -90,3 +95,11 @@ def _signed(points: FloatArray) -> FloatArray:
     signs = np.sign(points[largest, np.arange(points.shape[1])])
     fixed: FloatArray = points * np.where(signs == 0, 1, signs)
     return fixed
+
+
+def sample(labels: IntArray) -> IntArray:
+    """Rows to draw: all of them, or `MOST_POINTS` of them chosen once for all representations."""
+    if len(labels) <= MOST_POINTS:
+        return np.arange(len(labels))
+    chosen: IntArray = np.sort(np.random.default_rng(SEED).choice(len(labels), MOST_POINTS, replace=False))
+    return chosen

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.analysis import figures, texts
 from experiments.analysis.calibration import calibration
 from experiments.analysis.collect import collect, study_scores
-from experiments.analysis.separability import Separation, project, separation
+from experiments.analysis.separability import Separation, project, sample, separation
 from experiments.analysis.variant import FloatArray, Variant, part_name
 
 PROJECTIONS = ("tsne", "pca", "umap")
@@ -93,11 +93,12 @@ def _separability(variants: list[Variant], folder: Path, say: Callable[[str], No
     sheet: list[tuple[Variant, dict[str, tuple[FloatArray, Separation | None]]]] = []
     for variant in variants:
         found: dict[str, tuple[FloatArray, Separation | None]] = {}
+        drawn = sample(variant.test.labels)
         for representation, x in variant.test.representations.items():
             part = part_name(representation)
             numbers = separation(x, variant.test.labels)
             for method in PROJECTIONS:
-                points = project(x, method)
+                points = project(x[drawn], method)
                 if points is None:
                     continue
                 if method == "tsne":

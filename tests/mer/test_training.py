@@ -195,3 +195,19 @@ def test_plateau_halves_after_patience() -> None:
         plateau.update(value)
         scales.append(plateau.scale)
     assert scales == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_representations_are_what_the_fusion_reads(tiny_corpus: Corpus, feature_store: FeatureStore) -> None:
+    """A baseline of one modality shows that one alone; blocks before the fusion are seen through."""
+    for fusion_config, names in (
+        ({"name": "none", "modality": "audio"}, {"audio", "fused"}),
+        ({"name": "gated", "layers": 1}, {"audio", "text", "fused"}),
+        ({"name": "xattn"}, {"audio", "text", "fused"}),
+    ):
+        trainer = make_trainer(tiny_corpus, feature_store, make_recipe(fusion=fusion_config))
+        trainer.model.eval()
+        batch = trainer.train.batch(np.arange(6), trainer_available(trainer), dialogues=False)
+        with torch.no_grad():
+            found = trainer.model(batch).representations
+        assert set(found) == names
+        assert all(value.shape == (6, 8) for value in found.values())
