@@ -198,7 +198,6 @@ class _Planner:
             resources=Resources(space.resources.cpus, None if gpus == "auto" else gpus, space.resources.memory),
             limits=Limits(space.limits.time, space.limits.trials, space.limits.price_per_hour, space.limits.currency),
             keep=space.keep,
-            bundle=space.bundle,
             alpha=space.contrasts.alpha,
             expected_sd=space.contrasts.sd,
             notices=(*self._notices(corpora), *notices),

@@ -279,7 +279,6 @@ class Space(_Strict):
     resources: ResourcesModel = ResourcesModel()
     limits: LimitsModel = LimitsModel()
     keep: Literal["best", "all", "none"] = "best"
-    bundle: int = Field(default=1, ge=1, description="trials trained together in one process; changes no number")
 
 
 def read_space(document: Document) -> Space:

@@ -154,7 +154,6 @@ class Plan:
     resources: Resources = Resources()
     limits: Limits = Limits()
     keep: str = "best"
-    bundle: int = 1
     alpha: float = 0.05
     expected_sd: float | None = None
     notices: tuple[str, ...] = ()

@@ -1,1 +1,0 @@
-raise ImportError("moved: import from experiments.slots (a types.py beside a script shadows the standard library's)")
