@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark that needs nothing but this machine, one after another, each in a process of its own."""
+"""`make bench`: every benchmark that needs nothing but this machine, each in a process of its own."""
 
 from __future__ import annotations
 

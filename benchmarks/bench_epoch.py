@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from benchmarks.check_mosi import FUSIONS, MODALITIES, recipe
 
+from benchmarks.check_mosi import FUSIONS, MODALITIES, recipe
 from mer.data.corpus import load_corpus
 from mer.data.store import FeatureStore
 from mer.streams import streams

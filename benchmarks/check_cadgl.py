@@ -127,10 +127,18 @@ def meld(folder: Path, seeds: int) -> None:
             "training": {"epochs": 8, "metric": "weighted_f1"},
         } | changed
 
+    near = {
+        "name": "graph",
+        "layers": 1,
+        "window_past": 2,
+        "window_future": 2,
+        "similarity_edges": False,
+        "dropout": 0.3,
+    }
     parts = dict.fromkeys(("reconstruction", "alignment", "consistency"), False)
     arms = {
         "without a graph": recipe(),
-        "context graph": recipe(context={"name": "graph", "dropout": 0.3}),
+        "context graph": recipe(context=near),
         "fusion cadgl without its graph": recipe(fusion={"name": "cadgl", "graph": False, "ode": False, **parts}),
         "fusion cadgl, graph and ODE": recipe(fusion={"name": "cadgl", **parts}),
     }
@@ -138,22 +146,29 @@ def meld(folder: Path, seeds: int) -> None:
 
 
 def demo(seeds: int) -> None:
-    """Synthetic conversations; all parts, then each switched off."""
+    """Synthetic conversations; CADGL with consistency off (half the time), then each part switched off, or it on.
 
-    def recipe(**options: Any) -> dict[str, Any]:
+    A small setting: one layer, one step of the ODE, TF-IDF for text, 14 epochs of 12 batches.
+    """
+    small = {"name": "cadgl", "dropout": 0.1, "layers": 1, "step": 1.0, "consistency": False}
+
+    def recipe(fusion: Any = small, context: Any = "none", **options: Any) -> dict[str, Any]:
         return {
-            "encoders": {"text": "words", "audio": "logmel"},
+            "encoders": {"text": {"name": "tfidf", "dim": 32, "buckets": 1024}, "audio": "logmel"},
             "projection": {"dim": 32},
-            "fusion": {"name": "cadgl", "dropout": 0.1, "layers": 1, "step": 0.5, **options},
-            "sampler": {"batch_size": 32},
-            "optimizer": {"lr": 2e-3},
+            "fusion": {**fusion, **options} if options else fusion,
+            "context": context,
+            "sampler": {"batch_size": 30},
+            "optimizer": {"lr": 5e-3},
             "training": {"epochs": 14},
         }
 
-    arms = {"all parts": recipe()}
-    for part in ("graph", "similarity_edges", "ode", "reconstruction", "alignment", "consistency"):
+    arms = {"cadgl": recipe(), "nothing hidden in training": recipe(drop_rate=0.0, reconstruction=False)}
+    for part in ("graph", "similarity_edges", "ode", "reconstruction", "alignment"):
         arms[f"without {part}"] = recipe(**{part: False})
-    arms["nothing hidden in training"] = recipe(drop_rate=0.0, reconstruction=False, consistency=False)
+    arms["with consistency"] = recipe(consistency=True)
+    arms["concat"] = recipe("concat")
+    arms["concat, context graph"] = recipe("concat", {"name": "graph", "layers": 1})
     compare(load_corpus(demo_corpus()), arms, seeds, ["complete", "random 0.4", "only audio", "only text"], ["ua"])
 
 
