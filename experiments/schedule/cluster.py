@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import math
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mer.errors import UserError
@@ -77,6 +80,31 @@ def _running_here() -> str | None:
         return None
     address: str | None = read_ray_address()
     return address if address in find_gcs_addresses() else None  # type: ignore[no-untyped-call]
+
+
+def gpu_share(asked: float | str | None, say: Callable[[str], None]) -> float | None:
+    """A trial's share of a GPU: None where it is to be measured, 0 where `auto` finds no GPU and none can come."""
+    ray: Any = importlib.import_module("ray")
+    automatic = asked is None or asked == "auto"
+    share = None if asked is None or isinstance(asked, str) else float(asked)
+    if share == 0 or ray.cluster_resources().get("GPU") or _may_grow():
+        return share
+    if automatic:
+        say("no GPU in this cluster: trials run on processors")
+        return 0.0
+    raise UserError(
+        f"a trial asks for {share:g} of a GPU, and this cluster has none",
+        expected="--gpus-per-trial 0, or a cluster with GPUs",
+    )
+
+
+def _may_grow() -> bool:
+    """Does a cloud's autoscaler stand behind this head, so that GPUs come when they are asked for?"""
+    try:
+        text = Path("~/ray_bootstrap_config.yaml").expanduser().read_text("utf-8")
+    except OSError:
+        return False
+    return '"type": "local"' not in text and "type: local" not in text
 
 
 def resources(ray: Any) -> str:

@@ -200,7 +200,7 @@ def _ray(
     policy: str,
     say: Callable[[str], None],
 ) -> float:
-    from experiments.schedule.cluster import connect
+    from experiments.schedule.cluster import connect, gpu_share
 
     say(connect(address, workers=workers, cpus=plan.resources.cpus))
     from experiments.schedule.tune import Crew, Settings, run_tune
@@ -210,13 +210,13 @@ def _ray(
         if shown is not None:
             shown.update({worker: At(*seen) for worker, seen in crew.vital.items()})
 
-    gpus = plan.resources.gpus if gpus_per_trial is None else gpus_per_trial
+    gpus = gpu_share(plan.resources.gpus if gpus_per_trial is None else gpus_per_trial, say)
     left_out: list[object] = []
     if policy != "off":
         from experiments.schedule.nodes import preflight
 
         corpora = {name: str(corpus.folder) for name, corpus in plan.corpora.items()}
-        left_out = preflight(root, corpora, policy=policy, needs_gpu=isinstance(gpus, float) and gpus > 0, say=say)
+        left_out = preflight(root, corpora, policy=policy, needs_gpu=gpus is None or gpus > 0, say=say)
     modules = ("torch",) if make_work.__module__.endswith("training_work") else ()
     settings = Settings(root, make_work, boards, os.getcwd(), modules)
     ready = time.monotonic()
@@ -225,7 +225,7 @@ def _ray(
         settings,
         plan.resources,
         workers=workers,
-        gpus=None if gpus == "auto" or gpus is None else float(gpus),
+        gpus=gpus,
         hang_s=hang_s,
         tick=tick,
     )

@@ -126,6 +126,10 @@ class Host:
 
     def start(self) -> None:
         """Boot: everything of this host lives and dies with one process."""
+        # A checkout or an environment below /tmp would vanish behind the host's own /tmp.
+        kept = [path for path in dict.fromkeys((str(ROOT), sys.prefix)) if path.startswith("/tmp/")]
+        keep = "\n".join(f"mkdir -p /mnt/kept/{i}; mount --bind {path} /mnt/kept/{i}" for i, path in enumerate(kept))
+        back = "\n".join(f"mkdir -p {path}; mount --bind /mnt/kept/{i} {path}" for i, path in enumerate(kept))
         script = f"""
             mount --make-rprivate /
             mount -t tmpfs tmpfs /mnt
@@ -137,7 +141,9 @@ class Host:
             mount -t tmpfs tmpfs /run
             mkdir /run/sshd
             mount -t proc proc /proc
+            {keep}
             mount --bind {self.folder}/tmp /tmp
+            {back}
             hostname {self.name}
             cd {HOME}
             exec env -i HOME={HOME} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
