@@ -36,7 +36,7 @@ def test_auto_with_a_gpu_is_measured(cluster: dict[str, float]) -> None:
 
 def test_asking_for_what_is_not_there_is_refused(cluster: dict[str, float]) -> None:
     assert gpu_share(0.0, print) == 0.0
-    with pytest.raises(UserError, match="asks for 0.5 of a GPU"):
+    with pytest.raises(UserError, match=r"asks for 0\.5 of a GPU"):
         gpu_share(0.5, print)
 
 
