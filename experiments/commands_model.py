@@ -154,7 +154,7 @@ def _probabilities(checkpoint: Any, info: CorpusInfo, utterance: Utterance) -> d
     from mer.evaluation import predict
     from mer.model import needs_dialogues
 
-    data = prepare_split(info, [utterance], checkpoint.model.encoder_table(), FeatureStore())
+    data = prepare_split(info, [utterance], checkpoint.model.encoder_table(), FeatureStore(), may_lack=True)
     available = np.ones((1, len(data.modalities)), dtype=bool)
     found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
     return dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))

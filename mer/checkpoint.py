@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import mer
@@ -71,7 +72,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
             where=str(folder),
             expected="a folder with config.json and model.safetensors",
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         raise UserError(f"damaged checkpoint: {error}", where=str(folder)) from None
     if config.get("format") != FORMAT:
         raise UserError(f"checkpoint format {config.get('format')!r}", where=str(path), expected=str(FORMAT))

@@ -113,10 +113,22 @@ def prepare_split(
     encoders: Mapping[str, Encoder],
     store: FeatureStore,
     device: torch.device | str = "cpu",
+    *,
+    may_lack: bool = False,
 ) -> SplitData:
-    """Encode a split (frozen encoders through the feature store) and order it by dialogue and turn."""
+    """Encode a split (frozen encoders through the feature store) and order it by dialogue and turn.
+
+    may_lack: a modality that no utterance has is absent (prediction from text alone) instead of a mistake.
+    """
     ordered = _in_dialogue_order(utterances)
-    arrays = {name: encoder.arrays(info, ordered, store).to(device) for name, encoder in encoders.items()}
+    arrays = {
+        name: (
+            _nothing(encoder, ordered)
+            if may_lack and _lacks(encoder, info, ordered)
+            else encoder.arrays(info, ordered, store)
+        ).to(device)
+        for name, encoder in encoders.items()
+    }
     numbers = {label: number for number, label in enumerate(info.labels)}
     dialogues = [u.dialogue if u.dialogue is not None else f"\0{u.id}" for u in ordered]
     return SplitData(
@@ -144,6 +156,16 @@ def _borrowed(
             bounds = np.concatenate([[0], np.cumsum([len(rows) for rows in read])])
             found[name] = bounds, np.fromiter((row for rows in read for row in rows), dtype=np.int64)
     return found
+
+
+def _lacks(encoder: Encoder, info: CorpusInfo, utterances: Sequence[Utterance]) -> bool:
+    return encoder.frontend is not None and all(encoder.item(info, utterance) is None for utterance in utterances)
+
+
+def _nothing(encoder: Encoder, utterances: Sequence[Utterance]) -> Ragged:
+    """No frame for anybody, at the width that the encoder's frontend gives."""
+    assert encoder.frontend is not None
+    return Ragged(np.zeros((0, encoder.frontend.dim), np.float32), np.zeros(len(utterances) + 1, np.int64))
 
 
 def _in_dialogue_order(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:

@@ -1,0 +1,134 @@
+"""`mer train`, `evaluate`, `predict` on a corpus of sentences; interrupted training goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from mer import training
+
+WORDS = {"glad": ["vui", "tuyệt", "cười"], "sad": ["buồn", "khóc", "mất"]}
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a corpus, a recipe and a feature store of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "corpus").mkdir()
+    for split, size in (("train", 24), ("valid", 8), ("test", 8)):
+        lines = []
+        for number in range(size):
+            emotion = ("glad", "sad")[number % 2]
+            words = f"hôm nay {WORDS[emotion][number % 3]} quá {number}"
+            lines.append(
+                {"utterance_id": f"{split}{number}", "speaker_id": split, "transcript": words, "emotion": emotion}
+            )
+        (tmp_path / "corpus" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", "utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        "corpus: corpus\nseed: 3\nencoders: {text: words}\nfusion: {name: none, layers: 0}\n"
+        "projection: {dim: 16}\nsampler: {batch_size: 4}\noptimizer: {lr: 1e-2}\ntraining: {epochs: 6}\n"
+    )
+    return tmp_path
+
+
+def test_train_evaluate_predict(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "recipe.yaml", "--output", "models/m"]) == 0
+    assert sorted(path.name for path in (workplace / "models" / "m").iterdir()) == ["config.json", "model.safetensors"]
+    assert (workplace / "models" / "tensorboard" / "m").is_dir()
+    capsys.readouterr()
+    assert main(["evaluate", "models/m", "corpus", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["utterances"] == 8
+    assert scores["scores"]["complete"]["ua"] == 1.0
+    assert main(["predict", "models/m", "--text", "tuyệt quá", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["emotion"] == "glad"
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_interrupted_training_goes_on_and_ends_the_same(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["train", "recipe.yaml", "--output", "models/whole"]) == 0
+    epochs = training.Trainer.epoch
+    left = iter(range(3))
+
+    def killed_in_the_fourth(self: training.Trainer) -> training.EpochReport:
+        if next(left, None) is None:
+            raise Killed
+        return epochs(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "epoch", killed_in_the_fourth)
+        with pytest.raises(Killed):
+            main(["train", "recipe.yaml", "--output", "models/resumed"])
+    assert not (workplace / "models" / "resumed").exists()
+    trained = count_epochs(monkeypatch)
+    assert main(["train", "recipe.yaml", "--output", "models/resumed"]) == 0
+    assert trained == [4, 5, 6]
+    whole, resumed = (workplace / "models" / name / "model.safetensors" for name in ("whole", "resumed"))
+    assert whole.read_bytes() == resumed.read_bytes()
+    assert list((workplace / "models").glob("_*")) == []
+
+
+def count_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one for every epoch trained from now on."""
+    original = training.Trainer.epoch
+    trained: list[int] = []
+
+    def counted(self: training.Trainer) -> training.EpochReport:
+        report = original(self)
+        trained.append(report.epoch)
+        return report
+
+    monkeypatch.setattr(training.Trainer, "epoch", counted)
+    return trained
+
+
+def test_another_recipe_does_not_go_on_with_what_was_interrupted(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = training.Trainer.epoch
+    done: list[int] = []
+
+    def once(self: training.Trainer) -> training.EpochReport:
+        if done:
+            raise Killed
+        done.append(1)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "epoch", once)
+        with pytest.raises(Killed):
+            main(["train", "recipe.yaml", "--output", "models/m"])
+    assert main(["train", "recipe.yaml", "--output", "models/m", "--seed", "4"]) == 2
+    assert "another recipe, corpus or seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["predict", "nowhere", "--text", "a"], "no checkpoint here"),
+        (["predict", "nowhere"], "nothing to predict from"),
+        (["predict", "nowhere", "no.wav"], "no.wav: no such file"),
+        (["evaluate", "nowhere", "corpus"], "no checkpoint here"),
+        (["train", "none.yaml"], "none.yaml"),
+    ],
+)
+def test_mistakes(workplace: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str) -> None:
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "recipe.yaml", "--output", "models/m"]) == 0
+    path = workplace / "models" / "m" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert main(["evaluate", "models/m", "corpus"]) == 2
+    assert "damaged checkpoint" in capsys.readouterr().err
