@@ -34,7 +34,7 @@ slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not cluster and not gpu" tests
 
 cluster-tests: $(STAMP)
-	$(BIN)/python -m pytest -m "cluster" tests
+	$(BIN)/python -m pytest -m "cluster" $(PYTEST_MORE) tests
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
