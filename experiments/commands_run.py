@@ -66,8 +66,8 @@ def run_space(args: argparse.Namespace) -> int:
     if args.plan:
         return show_plan(args)
     from experiments.results.ledger import Ledger
-    from experiments.results.store import open_store
     from experiments.space.text import needs_yes
+    from mer.storage import open_store
 
     plan, budget, gpus = _plan(args), seconds(args.budget), _gpus(args.gpus_per_trial)
     if needs_yes(plan) and not args.yes:
@@ -136,10 +136,10 @@ def show_plan(args: argparse.Namespace) -> int:
 def _done(plan: Plan, results: str) -> list[Slot]:
     """The slots that the ledger answers already, whichever space ran them. Nothing is written."""
     from experiments.results.ledger import Ledger
-    from experiments.results.store import open_store
     from experiments.schedule.naming import Names
     from experiments.schedule.publish import judge, replay
     from experiments.slots import Status
+    from mer.storage import open_store
 
     ledger = Ledger(open_store(results))
     names = Names(plan, ledger.equal_code())

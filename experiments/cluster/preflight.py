@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from experiments.results.store import Store
+    from mer.storage import Store
 
 PACKAGES = ("torch", "transformers", "ray", "numpy", "pyarrow", "torch-geometric", "torchdiffeq", "mer-ablation")
 MIN_FREE_GB = 2.0
@@ -48,7 +48,7 @@ class NodeView:
 
 def write_nonce(results: str) -> str:
     """Leave a fresh word in the results for every node to read back. Returns it."""
-    from experiments.results.store import open_store
+    from mer.storage import open_store
 
     nonce = uuid.uuid4().hex
     open_store(results).put(f"{PROBES}/nonce", nonce.encode())
@@ -56,7 +56,7 @@ def write_nonce(results: str) -> str:
 
 
 def remove_probes(results: str) -> None:
-    from experiments.results.store import open_store
+    from mer.storage import open_store
 
     store = open_store(results)
     for entry in store.list(PROBES):
@@ -65,7 +65,7 @@ def remove_probes(results: str) -> None:
 
 def inspect_node(results: str, corpora: tuple[str, ...]) -> NodeView:
     """Look around on this machine. Loads no model and touches no GPU beyond counting it."""
-    from experiments.results.store import open_store
+    from mer.storage import open_store
 
     store = open_store(results)
     names = _gpu_names()

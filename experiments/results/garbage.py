@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from experiments.results.ledger import Ledger
-from experiments.results.store import open_store
+from mer.storage import open_store
 
 
 @dataclass(frozen=True)

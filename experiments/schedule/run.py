@@ -14,7 +14,6 @@ from pathlib import Path
 
 from experiments.results.declared import changed_corpora, declare
 from experiments.results.ledger import Ledger
-from experiments.results.store import LocalStore, check_writable
 from experiments.results.tables import Verdict
 from experiments.schedule import states
 from experiments.schedule.progress import At, Progress
@@ -24,6 +23,7 @@ from experiments.schedule.work import MakeWork
 from experiments.slots import Status
 from experiments.space.plan import Plan
 from mer.errors import UserError
+from mer.storage import LocalStore, check_writable
 
 PUBLISH_EVERY_S = 30.0
 PUBLISH_SHARE = 30.0

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from experiments.results.faults import visit
 from experiments.results.records import EpochRow
-from experiments.results.store import Store
+from mer.faults import visit
+from mer.storage import Store
 
 FOLDER = "_state"
 

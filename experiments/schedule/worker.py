@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import provenance
-from experiments.results.faults import visit
 from experiments.results.ledger import Ledger
 from experiments.results.records import Cost, EpochRow, TrialRecord
 from experiments.results.schema import COMPLETE, METRICS
-from experiments.results.store import LocalStore
 from experiments.schedule import states
 from experiments.schedule.states import Saved
 from experiments.schedule.tensorboard import Board
 from experiments.schedule.work import Diverged, Do, Ended, Finished, MakeWork, Order, Outcome, Spec, Work
 from experiments.slots import Stage, Status
 from mer.errors import UserError
+from mer.faults import visit
+from mer.storage import LocalStore
 
 SAVE_EVERY_S = 10.0
 """Seconds of training after which a state is saved at the next end of an epoch; what a crash costs at most."""

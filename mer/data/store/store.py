@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,17 +17,9 @@ import numpy as np
 from mer.data.fingerprint import FileDigests, cache_root
 from mer.data.ragged import STORED, Ragged
 from mer.data.store.frontend import Frontend, describe, frontend_digest, item_key, item_size, to_stored
-from mer.data.store.shard import (
-    SUFFIX,
-    Damaged,
-    Shard,
-    claim,
-    disk_errors,
-    remove_stale,
-    temporary,
-    write_shard,
-)
+from mer.data.store.shard import SUFFIX, Damaged, Shard, write_shard
 from mer.errors import UserError
+from mer.files import claim, disk_errors, make_folder, remove_stale, temporary
 
 if TYPE_CHECKING:
     from mer.data.audio import AudioClip
@@ -119,7 +111,7 @@ class FeatureStore:
         description = folder / DESCRIPTION
         text = json.dumps(describe(frontend), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         with disk_errors(self.root):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             remove_stale(folder)
             if description.exists() and description.read_bytes() == text.encode():
                 with contextlib.suppress(OSError):
@@ -188,7 +180,7 @@ class FeatureStore:
             wait = not waiting
             chunk = (taken if wait else waiting).pop(0)
             work = hashlib.blake2b(b"".join(chunk), digest_size=16).hexdigest()
-            with claim(folder, work, wait) as mine:
+            with self._claim(folder, work, wait) as mine:
                 if not mine:
                     taken.append(chunk)
                     continue
@@ -198,6 +190,13 @@ class FeatureStore:
             _log.info("%s: %d of %d utterances", type(frontend).__name__, done, len(order))
             if progress is not None:
                 progress(done, len(order))
+
+    @contextlib.contextmanager
+    def _claim(self, folder: Path, work: str, wait: bool) -> Iterator[bool]:
+        with contextlib.ExitStack() as stack:
+            with disk_errors(folder):
+                mine = stack.enter_context(claim(folder, work, wait))
+            yield mine
 
     def _extract_chunk(self, frontend: Frontend, folder: Path, chunk: dict[bytes, AudioClip | str]) -> None:
         if not chunk:
