@@ -162,7 +162,7 @@ def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
     from experiments.slots import Slot, Stage
     from experiments.space.estimate import CellCost
     from mer.data.corpus import load_corpus
-    from mer.data.store import FeatureStore
+    from mer.data.store.shared import open_features
 
     splits = {name: load_corpus(ref.folder).train_valid() for name, ref in plan.corpora.items()}
     cells = [cell for cell in plan.cells if cell.skip is None]
@@ -176,7 +176,7 @@ def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
 
     found = smoke_all(
         ((cell.name, recipes[cell.corpus, cell.name], splits[cell.corpus]) for cell in cells),
-        FeatureStore(),
+        open_features(),
         on_each=show,
     )
     costs = {}

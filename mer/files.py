@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from mer.errors import UserError
+from mer.errors import UnfitMachine
 
 NO_SPACE = {
     errno.ENOSPC: "no space left on device",
@@ -76,10 +76,20 @@ def temporary(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
             name.unlink(missing_ok=True)
 
 
+def write(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new, and a power cut leaves one of them."""
+    with temporary(path.parent) as (stream, name):
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.replace(name, path)
+    sync_folder(path.parent)
+
+
 def remove_stale(folder: Path) -> int:
     """Remove what killed writers left behind; the files of living ones are locked and stay."""
     removed = 0
-    for name in folder.glob("_*"):
+    for name in [*folder.glob("_*.tmp"), *folder.glob("_*.lock")]:
         with contextlib.suppress(OSError), name.open("r+b") as stream:
             if lock(stream.fileno(), wait=False):
                 name.unlink(missing_ok=True)
@@ -155,4 +165,4 @@ def disk_errors(folder: Path, what: str = "features") -> Iterator[None]:
             )
         else:
             raise
-        raise UserError(problem, where=str(folder), hint=hint) from None
+        raise UnfitMachine(problem, where=str(folder), hint=hint) from error

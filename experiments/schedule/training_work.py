@@ -26,9 +26,10 @@ from mer.data.corpus import Corpus, CorpusInfo, Utterance, load_corpus
 from mer.data.folds import Fold, folds
 from mer.data.loading import SplitData, prepare_split
 from mer.data.missing import availability
-from mer.data.store import FeatureStore
+from mer.data.places import copy_here
+from mer.data.store.shared import open_features
 from mer.encoders.base import Encoder
-from mer.errors import UserError
+from mer.errors import UnfitMachine
 from mer.evaluation import predict
 from mer.model import Model
 from mer.recipe import MissingConfig, Recipe
@@ -49,7 +50,7 @@ class TrainingWork:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.recipe = Recipe.model_validate(json.loads(spec.recipe), strict=False)
-        self.corpus = _corpus(str(spec.corpus.folder), spec.corpus.fingerprint)
+        self.corpus = _corpus(spec.corpus.folder, spec.corpus.fingerprint, spec.corpus.address)
         self.fold = _fold(self.corpus, spec)
         key = spec.key
         self.streams = streams(key.root, key.corpus, key.study, key.fold, key.stage, self.recipe.replica)
@@ -191,7 +192,7 @@ class _Splits:
     ) -> SplitData:
         found = self._kept.get(key)
         if found is None:
-            found = prepare_split(info, utterances, _encoders(model), FeatureStore(), device)
+            found = prepare_split(info, utterances, _encoders(model), open_features(), device)
             self._kept[key] = found
             while len(self._kept) > KEPT_SPLITS:
                 self._kept.popitem(last=False)
@@ -208,14 +209,15 @@ _splits = _Splits()
 
 
 @functools.lru_cache(maxsize=4)
-def _corpus(folder: str, fingerprint: str) -> Corpus:
+def _corpus(folder: Path, fingerprint: str, address: str | None) -> Corpus:
     """A corpus, proven to be the one that was planned with: on another machine there may be another."""
-    corpus = load_corpus(folder)
+    here = copy_here(folder, address)
+    corpus = load_corpus(here)
     found = corpus.fingerprint()
     if found != fingerprint:
-        raise UserError(
+        raise UnfitMachine(
             "the corpus here is not the one that the run was planned with",
-            where=folder,
+            where=str(here),
             expected=f"fingerprint {fingerprint}, found {found}",
             hint="Copy the same corpus to every machine, or start the run again.",
         )

@@ -30,7 +30,7 @@ from experiments.schedule.states import Saved
 from experiments.schedule.tensorboard import Board
 from experiments.schedule.work import Diverged, Do, Ended, Finished, MakeWork, Order, Outcome, Spec, Work
 from experiments.slots import Stage, Status
-from mer.errors import UserError
+from mer.errors import UnfitMachine, UserError
 from mer.faults import visit
 from mer.storage import LocalStore
 
@@ -387,7 +387,7 @@ def _is_device_error(error: BaseException) -> bool:
 
 
 def _is_storage(error: UserError) -> bool:
-    return isinstance(error.__cause__, OSError)
+    return isinstance(error, UnfitMachine) or isinstance(error.__cause__, OSError)
 
 
 def _one_line(error: BaseException) -> str:

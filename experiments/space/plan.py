@@ -37,6 +37,8 @@ class CorpusRef:
     """Split to number of utterances."""
     offers: frozenset[str] = frozenset()
     """What an encoder may read: `audio` (wavs), `text` (transcripts), `features/<modality>`."""
+    address: str | None = None
+    """What any machine finds it by (`s3://...`, `demo`), where that is not its folder."""
 
 
 @dataclass(frozen=True)

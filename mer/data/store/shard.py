@@ -48,17 +48,12 @@ class Shard:
         with path.open("rb") as stream:
             self.state = _state(os.fstat(stream.fileno()))
             try:
-                header, index = _read_index(stream, self.state[1])
+                header, index = _read_index(stream, self.state[1], frontend)
                 n, frames, dim, self.dtype = header["items"], header["frames"], header["dim"], header["dtype"]
                 stored = np.dtype(STORED[self.dtype])
             except (KeyError, TypeError, ValueError) as error:
                 raise Damaged(f"its header is not understood: {error!r}") from None
-            if header["frontend"] != frontend:
-                raise Damaged("it belongs to another frontend")
-            if len(index) != n * 16 + (n + 1) * 8 + n * 4:
-                raise Damaged("its index has the wrong length")
-            keys = index[: n * 16]
-            self.keys = [keys[i : i + 16] for i in range(0, n * 16, 16)]
+            self.keys = _keys(index, n)
             self.offsets = np.frombuffer(index, "<i8", n + 1, n * 16)
             self.checks = np.frombuffer(index, "<u4", n, n * 16 + (n + 1) * 8)
             shape = (frames, dim) if dim else (frames,)
@@ -116,7 +111,20 @@ def write_shard(
     return final
 
 
-def _read_index(stream: IO[bytes], size: int) -> tuple[dict[str, Any], bytes]:
+def read_keys(stream: IO[bytes], size: int, frontend: str) -> list[bytes]:
+    """The utterances in a shard that may lie elsewhere: reads its end alone."""
+    try:
+        header, index = _read_index(stream, size, frontend)
+        return _keys(index, header["items"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"its header is not understood: {error!r}") from None
+
+
+def _keys(index: bytes, n: int) -> list[bytes]:
+    return [index[i : i + 16] for i in range(0, n * 16, 16)]
+
+
+def _read_index(stream: IO[bytes], size: int, frontend: str) -> tuple[dict[str, Any], bytes]:
     if size < _TRAILER.size:
         raise Damaged(f"it has {size} bytes, fewer than any shard")
     stream.seek(size - _TRAILER.size)
@@ -134,7 +142,12 @@ def _read_index(stream: IO[bytes], size: int) -> tuple[dict[str, Any], bytes]:
     frame_bytes = header["frames"] * max(1, header["dim"]) * np.dtype(STORED[header["dtype"]]).itemsize
     if frame_bytes != begin:
         raise Damaged(f"it holds {begin} bytes of frames, its header says {frame_bytes}")
-    return header, body[: end - begin]
+    if header["frontend"] != frontend:
+        raise Damaged("it belongs to another frontend")
+    index, n = body[: end - begin], header["items"]
+    if len(index) != n * 16 + (n + 1) * 8 + n * 4:
+        raise Damaged("its index has the wrong length")
+    return header, index
 
 
 def _state(found: os.stat_result) -> State:
