@@ -80,6 +80,7 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
         shared = "" if tuning.per is None else f", shared by {' × '.join(tuning.per) or 'all cells'}"
         once = ", in study 0 only" if tuning.once else ""
         lines.append(f"  {tuning.draws} draws ({tuning.sampler}) per cell, study and fold{shared}{once}; {pruner}")
+    lines += _bundles(plan)
     already = len(set(done))
     lines.append(
         f"  trials: {counts[Stage.TUNE]} tune + {counts[Stage.CONFIRM]} confirm = {plan.n_slots}; "
@@ -105,6 +106,19 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
         lines.append(f"  memory: {found.peak_mb:.0f} MB at most per trial, measured")
     lines.append(f"  disk: about {size(found.disk_bytes)}" + ("" if timings else " without checkpoints"))
     return "\n".join(lines)
+
+
+def _bundles(plan: Plan) -> list[str]:
+    """How many cells are trained in bundles, and why others are not."""
+    lines = []
+    if plan.bundled:
+        lines.append(
+            f"  bundles: {len(plan.bundled)} cells, up to {plan.bundling.size} trials in one step, "
+            f"{plan.bundling.studies} studies at a time"
+        )
+    for reason, count in sorted(plan.alone.items(), key=lambda item: -item[1]):
+        lines.append(f"  {'not bundled' if plan.bundled else 'no bundles'}: {count} × {reason}")
+    return lines
 
 
 def _studies(plan: Plan) -> str:

@@ -126,6 +126,7 @@ class TfIdf(HashedText):
         dim, buckets, ngrams, dropout, segmenter: as for `words`; dropout is on the entries of v.
     """
 
+    one_frame = True
     idf: Tensor
 
     def __init__(
