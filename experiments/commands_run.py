@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from mer.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.cluster.project import project_line
     from experiments.results.ledger import Ledger
     from experiments.schedule.run import RunResult
     from experiments.schedule.smoke import Timing
@@ -68,6 +67,7 @@ def _what(parser: argparse.ArgumentParser) -> None:
 def run_space(args: argparse.Namespace) -> int:
     if args.plan:
         return show_plan(args)
+    from experiments.cluster.project import project_line
     from experiments.results.ledger import Ledger
     from experiments.space.text import needs_yes
     from mer.storage import open_store
