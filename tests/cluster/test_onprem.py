@@ -207,7 +207,7 @@ git -c user.name=three -c user.email=three@lab commit -qam 'A commit of its own'
 mkdir -p ~/elsewhere ~/corpus /mnt/shared/watched
 mount --bind ~/elsewhere /mnt/shared/watched
 cp -r /mnt/shared/tiny/. ~/corpus
-sed -i 's/"emotion": "glad"/"emotion": "sad"/' ~/corpus/train.jsonl
+sed -i '0,/"emotion": "glad"/s//"emotion": "sad"/' ~/corpus/train.jsonl
 mount --bind ~/corpus /mnt/shared/tiny
 """
 MENDED = """
@@ -239,15 +239,15 @@ def test_a_host_that_differs_is_named_and_gets_no_trial(site: Site, spaces: Any)
 
 
 def _names_the_faults(said: str, named: str) -> None:
-    """All three, and nothing else."""
+    """All three, each once."""
     plain = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said).split())  # without the progress display's colours
     assert plain.count(named) == 1, said
-    assert re.search(
-        named + r"project at [0-9a-f]+, the driver's at \S+ "
-        r"results are not shared: it found nothing where the driver had just written "
-        r"corpus tiny: [0-9a-f]+, the driver has [0-9a-f]+",
-        plain,
-    ), said
+    for reason in (
+        r"project at [0-9a-f]+, the driver's at ",
+        "results are not shared: it found nothing where the driver had just written",
+        "corpus tiny: [0-9a-f]+, the driver has [0-9a-f]+",
+    ):
+        assert len(re.findall(reason, plain)) == 1, said
 
 
 def test_a_worker_dies_and_another_joins(site: Site, spaces: Any) -> None:
