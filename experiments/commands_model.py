@@ -80,7 +80,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from mer.data.conditions import conditions
     from mer.data.loading import prepare_split
     from mer.data.missing import availability
-    from mer.data.store import FeatureStore
+    from mer.data.store.shared import open_features
     from mer.evaluation import predict
     from mer.model import needs_dialogues
 
@@ -90,7 +90,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if unknown:
         raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(checkpoint.info.labels))
     info = dataclasses.replace(corpus.info, labels=checkpoint.info.labels)
-    data = prepare_split(info, getattr(corpus, args.split), checkpoint.model.encoder_table(), FeatureStore())
+    data = prepare_split(info, getattr(corpus, args.split), checkpoint.model.encoder_table(), open_features())
     results = {}
     for condition in conditions([_rate(name) for name in args.conditions], data.modalities):
         available = availability(condition.missing, data.ids, data.modalities, args.seed, present=data.present)
@@ -150,11 +150,11 @@ def _probabilities(checkpoint: Any, info: CorpusInfo, utterance: Utterance) -> d
     import numpy as np
 
     from mer.data.loading import prepare_split
-    from mer.data.store import FeatureStore
+    from mer.data.store.shared import open_features
     from mer.evaluation import predict
     from mer.model import needs_dialogues
 
-    data = prepare_split(info, [utterance], checkpoint.model.encoder_table(), FeatureStore(), may_lack=True)
+    data = prepare_split(info, [utterance], checkpoint.model.encoder_table(), open_features(), may_lack=True)
     available = np.ones((1, len(data.modalities)), dtype=bool)
     found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
     return dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))
@@ -162,7 +162,8 @@ def _probabilities(checkpoint: Any, info: CorpusInfo, utterance: Utterance) -> d
 
 def open_corpus(name: str | None) -> Corpus:
     """A corpus by folder, or `demo`."""
-    from mer.data.corpus import find_corpus, load_corpus
+    from mer.data.corpus import load_corpus
+    from mer.data.places import find_corpus
 
     if name is None:
         raise UserError("no corpus named", expected="`corpus:` in the file, or --data FOLDER")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import mer
 from mer.data.corpus import CorpusInfo
 from mer.errors import UserError
+from mer.files import make_folder, share_tree
 from mer.model import Model, build_model
 from mer.recipe import Recipe
 
@@ -50,12 +51,19 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
     }
     staging = folder.with_name(f"_{folder.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    make_folder(folder.parent)
+    staging.mkdir()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, staging / "model.safetensors")
     (staging / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
+    share_tree(staging)
     shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    try:
+        staging.rename(folder)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not (folder / "config.json").exists():
+            raise  # otherwise another process has written the same trial's at the same time
     return folder
 
 

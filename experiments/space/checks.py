@@ -15,7 +15,7 @@ WITHOUT_WEIGHTS = frozenset({"features", "words", "tfidf", "fourier2vec", "logme
 """Encoders of our tables that have no released weights: `weights` says nothing to them."""
 
 
-def corpus_ref(folder: Path) -> CorpusRef:
+def corpus_ref(folder: Path, address: str | None = None) -> CorpusRef:
     """Read a corpus as far as a plan needs it."""
     from mer.data.corpus import load_corpus
 
@@ -36,6 +36,7 @@ def corpus_ref(folder: Path) -> CorpusRef:
         synthetic=corpus.info.synthetic,
         sizes={split: len(getattr(corpus, split)) for split in ("train", "valid", "test")},
         offers=frozenset(offers),
+        address=address,
     )
 
 
