@@ -59,6 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake ends in one message and exit code 2, never in a traceback."""
     args = build_parser().parse_args(argv)
+    if os.getcwd() not in sys.path:
+        # What a space names from outside (`mylab.gate:DeepGate`) may lie in the current folder. Last, so that nothing
+        # there can stand in the place of a package that is installed.
+        sys.path.append(os.getcwd())
     try:
         return int(args.func(args) or OK)
     except UserError as error:

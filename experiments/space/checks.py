@@ -9,10 +9,8 @@ from typing import Any
 from experiments.space.fields import level_table
 from experiments.space.plan import CorpusRef
 from mer import levels
+from mer.encoders import WITHOUT_WEIGHTS
 from mer.errors import UserError
-
-WITHOUT_WEIGHTS = frozenset({"features", "words", "tfidf", "fourier2vec", "logmel"})
-"""Encoders of our tables that have no released weights: `weights` says nothing to them."""
 
 
 def corpus_ref(folder: Path) -> CorpusRef:
@@ -81,8 +79,9 @@ def apply_weights(recipe: dict[str, Any], weights: str, corpus: CorpusRef) -> li
 
 def outside_levels(recipe: Mapping[str, Any]) -> list[str]:
     """Levels that a recipe takes from outside this project (`mylab.gate:DeepGate`)."""
-    names = [recipe[field]["name"] for field in ("fusion", "pooling", "context") if field in recipe]
+    names = [recipe.get(field, {}).get("name", "") for field in ("fusion", "pooling", "context", "loss", "sampler")]
     names += [encoder["name"] for encoder in recipe["encoders"].values()]
+    names += [(config or {}).get("protocol", "") for config in recipe.get("missing", {}).values()]
     return [name for name in names if ":" in name]
 
 

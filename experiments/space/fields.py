@@ -23,7 +23,8 @@ LEVEL_TABLES = {
 }
 """Recipe field to the module whose `LEVELS` names what may stand there."""
 
-SAMPLERS = "mer.data.sampling:SAMPLERS"
+SECTION_TABLES = {"sampler": "mer.data.sampling", "loss": "mer.losses"}
+"""Section of the recipe to the module whose `LEVELS` says what its `name` may be."""
 
 OWN_KEYS = frozenset({"weights", "checkpoint", "revision", "train", "last_k"})
 """What an encoder's entry holds that is no parameter of its class."""
@@ -110,6 +111,8 @@ def recipe_path(name: str, where: str | None = None) -> str:
         return name
     head, _, rest = name.partition(".")
     if rest and (head in ("fusion", "pooling", "context") or (head == "encoders" and rest.count(".") <= 1)):
+        return name
+    if name.startswith("loss.options."):
         return name
     if name in _short_names():
         return _short_names()[name]

@@ -22,7 +22,7 @@ from experiments.space.fields import recipe_path
 from experiments.space.hyper import Hyper
 from experiments.space.includes import load_with_includes, shown
 from experiments.space.layers import Layer, canonical, merge, validate
-from experiments.space.model import Range, Space, read_space
+from experiments.space.model import Range, Space
 from experiments.space.order import balanced
 from experiments.space.plan import (
     COMPLETE,
@@ -34,6 +34,7 @@ from experiments.space.plan import (
     Resources,
     Tuning,
 )
+from experiments.space.read import read_space
 from experiments.space.yaml_text import Document, parse_value
 from mer.errors import UserError, nearest, unknown
 

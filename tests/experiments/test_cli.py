@@ -60,6 +60,17 @@ def test_user_mistakes_end_in_two_and_one_message(capsys: pytest.CaptureFixture[
     assert main(["evaluate", str(tmp_path), "demo"]) == 2
 
 
+def test_a_class_in_the_current_folder_is_found(tmp_path: Path) -> None:
+    """By the installed command, which unlike `python -m` does not look there by itself."""
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab" / "pool.py").write_text("from mer.pooling import Mean\n\n\nclass Again(Mean):\n    pass\n")
+    mer = Path(sys.executable).with_name("mer")
+    done = subprocess.run(
+        [str(mer), "contract", "mylab.pool:Again"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "pooling mylab.pool:Again: 13 of 13 checks hold" in done.stdout, done.stderr
+
+
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments import commands_editor
 
