@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer.commandline import add_json
 from mer.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,35 +16,73 @@ if TYPE_CHECKING:
     from mer.recipe import Recipe
 
 
+MODEL = "folder of a model: config.json and model.safetensors"
+
+
 def add_parser(subparsers: Any) -> None:
-    train = subparsers.add_parser("train", help="train one model from a YAML recipe")
-    train.add_argument("config", type=Path, help="YAML: corpus, seed (optional) and the fields of a recipe")
-    train.add_argument("--data", metavar="FOLDER|demo", help="corpus; instead of the file's `corpus:`")
-    train.add_argument(
-        "--output", type=Path, default=Path("models/model"), help="checkpoint folder (default: %(default)s)"
+    train = subparsers.add_parser(
+        "train",
+        help="train one model from a YAML recipe",
+        description="Train one model. After an interruption the same command goes on where it ended.",
     )
-    train.add_argument("--seed", type=int, help="root of all random streams (default: the file's `seed:`, else 0)")
-    train.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    train.add_argument("--save-every", type=int, default=1, metavar="N", help="resume state every N epochs")
+    train.add_argument(
+        "config", type=Path, metavar="FILE.yaml", help=" corpus, seed (optional) and the fields of a recipe"
+    )
+    train.add_argument("--data", metavar="FOLDER|demo", help="corpus in place of the file's `corpus:`")
+    train.add_argument(
+        "--output",
+        type=Path,
+        default=Path("models/model"),
+        metavar="DIR",
+        help="folder of the model (default: %(default)s)",
+    )
+    train.add_argument(
+        "--seed", type=int, metavar="N", help="root of all random streams (default: the file's `seed:`, else 0)"
+    )
+    train.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    train.add_argument(
+        "--save-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="save the state to go on from every N epochs (default: 1)",
+    )
     train.set_defaults(func=run_train)
 
-    evaluate = subparsers.add_parser("evaluate", help="score a checkpoint on a corpus")
-    evaluate.add_argument("checkpoint", type=Path)
-    evaluate.add_argument("corpus", help="corpus folder, or demo")
-    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    evaluate.add_argument("--conditions", nargs="*", default=["complete"], metavar="NAME",
-                          help="complete, all_patterns, or missing rates such as 0.3")  # fmt: skip
-    evaluate.add_argument("--seed", type=int, default=0, help="of the missing masks")
-    evaluate.add_argument("--json", action="store_true")
+    evaluate = subparsers.add_parser(
+        "evaluate",
+        help="score a model on a corpus",
+        description="Every metric, in per cent, under each condition.",
+    )
+    evaluate.add_argument("checkpoint", type=Path, metavar="MODEL", help=MODEL)
+    evaluate.add_argument("corpus", metavar="FOLDER|demo", help="corpus folder, or demo")
+    evaluate.add_argument(
+        "--split", choices=("train", "valid", "test"), default="test", help="what is scored (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--conditions",
+        nargs="*",
+        default=["complete"],
+        metavar="NAME",
+        help="complete, all_patterns, 'only text', or missing rates such as 0.3 (default: complete)",
+    )
+    evaluate.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the missing masks (default: %(default)s)"
+    )
+    add_json(evaluate)
     evaluate.set_defaults(func=run_evaluate)
 
-    predict = subparsers.add_parser("predict", help="emotion of one recording and/or sentence")
-    predict.add_argument("checkpoint", type=Path)
-    predict.add_argument("wav", type=Path, nargs="?", help="wav or flac file")
+    predict = subparsers.add_parser(
+        "predict",
+        help="the emotion of one recording, one sentence, or both",
+        description="The probability of each emotion, most probable first.",
+    )
+    predict.add_argument("checkpoint", type=Path, metavar="MODEL", help=MODEL)
+    predict.add_argument("wav", type=Path, nargs="?", metavar="WAV", help="wav or flac file")
     predict.add_argument("--text", help="its transcript")
-    predict.add_argument("--start", type=float, help="seconds")
-    predict.add_argument("--end", type=float, help="seconds")
-    predict.add_argument("--json", action="store_true")
+    predict.add_argument("--start", type=float, metavar="SECONDS", help="where it begins in the recording")
+    predict.add_argument("--end", type=float, metavar="SECONDS", help="where it ends")
+    add_json(predict)
     predict.set_defaults(func=run_predict)
 
 

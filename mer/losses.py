@@ -33,6 +33,12 @@ class ClassificationLoss(nn.Module):
     """What every loss is: the formula above around `terms`, the one thing that a subclass says.
 
     Computed in float32 at least. Class weights are a buffer: they move with the module and are saved with it.
+
+    Shapes: logits `[B, C]`, labels `[B]` -> a scalar, or `[B]` unreduced.
+
+    Args:
+        label_smoothing: share of the target that is spread over all classes.
+        class_weights: `balanced` weighs a class by the inverse of its share of the training rows.
     """
 
     weight: Tensor | None
@@ -74,7 +80,6 @@ class CrossEntropy(ClassificationLoss):
     Equation:
         t_c(p) = -log p_c
 
-    Shapes: logits `[B, C]`, labels `[B]` -> a scalar, or `[B]` unreduced.
     When to choose: the default, and the reference that every other loss must beat.
     Cost: none worth naming.
     Source: exactly `torch.nn.functional.cross_entropy(weight=a, label_smoothing=e)`; label smoothing: Szegedy et al.
@@ -96,13 +101,12 @@ class Focal(ClassificationLoss):
 
     p is the unweighted softmax, also where classes are weighted. `gamma: 0` is cross-entropy exactly.
 
-    Shapes: logits `[B, C]`, labels `[B]` -> a scalar, or `[B]` unreduced.
     When to choose: many easy utterances drown few hard ones; gamma of 1.5 (MER-VN) to 2. Its probabilities are less
         confident than those of cross-entropy.
     Cost: none worth naming.
     Source: Lin et al. 2017, arXiv 1708.02002; MER-VN's default.
 
-    Options:
+    Args:
         gamma: how fast the weight of an utterance falls with the probability of its label; 0 for none.
 
     >>> Focal(gamma=2.0)(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))  # 0.5^2 * log 2

@@ -50,6 +50,15 @@ def level_table(field: str) -> dict[str, str]:
     raise UserError(f"{module} has no table {table}")
 
 
+def all_levels() -> dict[str, dict[str, str]]:
+    """Kind of level to its table, in the order in which an utterance meets them."""
+    modules = {
+        "encoder": "encoders", "fusion": "fusion", "pooling": "pooling", "context": "context",
+        **SECTION_TABLES, "missing": "mer.data.missing",
+    }  # fmt: skip
+    return {kind: level_table(module) for kind, module in modules.items()}
+
+
 @functools.cache
 def sections() -> Mapping[str, type[BaseModel]]:
     """Dotted path of every nested section that is not a level (`""` is the recipe itself)."""

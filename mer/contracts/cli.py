@@ -18,7 +18,9 @@ def add_parser(subparsers: Any) -> None:
         "promises and whether it holds. Exit codes: 0 all hold, 3 some do not, 2 the target cannot be found.",
         epilog="Example: mer contract mylab.gate:DeepGate --kind fusion --set hidden=64",
     )
-    parser.add_argument("target", help="a level by name (tacfn) or a class by path (mylab.gate:DeepGate)")
+    parser.add_argument(
+        "target", metavar="NAME|MODULE:CLASS", help="a level by name (tacfn) or a class by path (mylab.gate:DeepGate)"
+    )
     parser.add_argument("--kind", choices=KINDS, help="what it is; found from the tables or the base class if left out")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the level")
     parser.set_defaults(func=run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,7 +53,7 @@ class CrossAttention(Fusion):
         modalities: tuple[str, ...],
         dim: int,
         *,
-        axis: str = "feature",
+        axis: Literal["feature", "time"] = "feature",
         layers: int = 2,
         heads: int = 4,
         expansion: float = 2.0,

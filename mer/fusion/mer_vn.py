@@ -8,6 +8,8 @@ attention maps come back, `attention text<-audio [B, T_text, T_audio]` (mean ove
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -134,7 +136,7 @@ class BiLstmAttn(Fusion):
         modalities: tuple[str, ...],
         dim: int,
         *,
-        merge: str = "concat",
+        merge: Literal["concat", "gate"] = "concat",
         hidden: int | None = None,
         lstm_layers: int = 1,
         blocks: int = 1,
@@ -208,7 +210,7 @@ class CnnBiLstmAttn(BiLstmAttn):
         *,
         conv_layers: int = 2,
         kernel: int = 3,
-        merge: str = "concat",
+        merge: Literal["concat", "gate"] = "concat",
         hidden: int | None = None,
         lstm_layers: int = 1,
         blocks: int = 1,

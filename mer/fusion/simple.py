@@ -9,6 +9,8 @@ Defaults are the source's where it states them (2 layers); it uses 8 heads and d
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -165,7 +167,7 @@ class Concat(_VectorFusion):
         modalities: tuple[str, ...],
         dim: int,
         *,
-        axis: str = "feature",
+        axis: Literal["feature", "time"] = "feature",
         layers: int = 2,
         heads: int = 4,
         expansion: float = 2.0,

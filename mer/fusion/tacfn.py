@@ -8,6 +8,8 @@ are turned at the door.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -130,9 +132,9 @@ class Tacfn(Fusion):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
-        gate: str = "vector",
+        gate: Literal["vector", "scalar", "none"] = "vector",
         gate_hidden: int = 256,
-        align: str = "text_query",
+        align: Literal["text_query", "interp", "concat", "truncate"] = "text_query",
         anchor: str = "text",
         self_attention: bool = True,
         cross_attention: bool = True,
@@ -254,8 +256,8 @@ class FusionClassifier(nn.Module):
         beta_hidden: int = 256,
         dropout: float = 0.2,
         *,
-        align: str = "text_query",
-        gate: str = "vector",
+        align: Literal["text_query", "interp", "concat", "truncate"] = "text_query",
+        gate: Literal["vector", "scalar", "none"] = "vector",
         self_attention: bool = True,
         cross_attention: bool = True,
     ) -> None:
