@@ -168,6 +168,18 @@ class Training(_Strict):
     threads: int = Field(default=1, ge=1, description="CPU threads; they change the last bits, so they are recipe")
 
 
+class Bundle(_Strict):
+    """Where a trial stands in a bundle: several trials trained in one step round differently from one alone.
+
+    layout  digest of everything that the members' last bits depend on: who they are, in which order, and when each
+            may be stopped
+    """
+
+    layout: str
+    size: int = Field(ge=2)
+    index: int = Field(ge=0)
+
+
 class Recipe(_Strict):
     """Everything that can change a number, and nothing that cannot."""
 
@@ -184,6 +196,7 @@ class Recipe(_Strict):
     schedule: Schedule = Field(default=Schedule(), description="the learning rate over time")
     training: Training = Field(default=Training(), description="how long, and which epoch is kept")
     replica: int = Field(default=0, ge=0, description="cells that are meant to be the same differ by this alone")
+    bundle: Bundle | None = Field(default=None, description="set by the plan, never by a space: see `bundle:` there")
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -17,15 +17,21 @@ from typing import Any
 from mer import levels
 from mer.recipe import Recipe
 
-OWN = {
+OWN: dict[str, tuple[str, ...] | None] = {
     "optimizer": ("lr", "weight_decay", "encoder_lr", "head_lr", "grad_clip"),
     "training": ("epochs", "patience", "metric"),
+    "projection": ("dropout",),
+    "classifier": ("dropout",),
     "sampler": None,
     "schedule": None,
     "missing": None,
     "replica": None,
+    "bundle": None,
 }
 """What may differ between the members of a bundle; None: the whole section."""
+
+STRENGTHS = ("dropout", "noise")
+"""Options of this project's levels that may differ too: they say how much is drawn at random, and change no shape."""
 
 
 def why_not(recipe: Recipe) -> str | None:
@@ -82,5 +88,28 @@ def architecture(recipe: Recipe) -> str:
             del found[section]
         else:
             found[section] = {name: value for name, value in found[section].items() if name not in fields}
+    for level in (found["fusion"], found["pooling"], found["context"], *found["encoders"].values()):
+        if ":" not in level["name"]:
+            for name in STRENGTHS:
+                level.pop(name, None)
     text = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def is_own(path: str, recipe: Recipe) -> bool:
+    """May members differ in this path of the recipe? Without knowing the values: for a plan.
+
+    >>> recipe = Recipe.model_validate({"encoders": {"text": "features"}})
+    >>> is_own("optimizer.lr", recipe), is_own("fusion.dropout", recipe), is_own("projection.dim", recipe)
+    (True, True, False)
+    """
+    section, _, rest = path.partition(".")
+    if section in OWN:
+        fields = OWN[section]
+        return fields is None or rest in fields
+    if section == "encoders":
+        modality, _, rest = rest.partition(".")
+        level = recipe.encoders.get(modality)
+    else:
+        level = getattr(recipe, section, None)
+    return level is not None and ":" not in getattr(level, "name", ":") and rest in STRENGTHS

@@ -1,8 +1,9 @@
-"""Each member's own dropout masks, at the members' common shape.
+"""Each member's own dropout masks and noise, at the members' common shape.
 
-Alone, a trial draws the noise of every dropout at the shape of its own batch. In a bundle batches are padded to a
-common shape, and noise drawn at that shape would be other noise. So it is drawn as the trial alone would draw it, from
-the member's own generator, in the same order and shapes, and laid where the member's real rows and frames are.
+Alone, a trial draws the random numbers of every dropout at the shape of its own batch. In a bundle batches are padded
+to a common shape, and numbers drawn at that shape would be others. So they are drawn as the trial alone would draw
+them, from the member's own generator, in the same order and shapes and at its own strength (members may differ in
+dropout), and laid where the member's real rows and frames are.
 
 That needs the shape of every dropout's input as a function of the batch's. It is found once, by running the model on
 batches of nothing: each axis is a fixed number, or the rows, or the frames of one modality, or the frames of several
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mer.errors import UserError
-from mer.layers import Dropout
+from mer.layers import Dropout, Noise
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,34 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What one dropout wants in a step. `strengths`: each member's probability, or deviation; 0: it draws nothing.
+
+    kind   "dropout": factors, 0 or 1 / (1 - p); "noise": what is added, Gaussian
+    """
+
+    kind: str
+    strengths: tuple[float, ...]
+
+    @property
+    def neutral(self) -> float:
+        """What leaves an input as it is."""
+        return 1.0 if self.kind == "dropout" else 0.0
+
+    def draw(self, member: int, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """As `mer.layers.Dropout` or `Noise` of the member alone, number for number."""
+        strength, device = self.strengths[member], generator.device
+        if self.kind == "noise":
+            return torch.randn(shape, generator=generator, device=device).to(dtype).mul_(strength)
+        noise = torch.rand(shape, generator=generator, device=device)
+        return noise.ge_(strength).to(dtype).mul_(1 / (1 - strength))
+
+
+@dataclass(frozen=True)
 class Site:
     """One call of a dropout during a step."""
 
-    p: float
+    wish: Wish
     axes: tuple[Axis, ...]
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
@@ -73,37 +98,49 @@ def _slices(common: Sequence[int], own: Sequence[int]) -> list[tuple[slice, slic
 
 
 class Supply:
-    """Hands the masks of a step to the dropouts in the order of their calls; or notes who asks (`seen`)."""
+    """Hands the random numbers of a step to the dropouts in the order of their calls; or notes who asks (`seen`)."""
 
     def __init__(self) -> None:
-        self.masks: Sequence[Tensor] = ()
+        self.drawn: Sequence[Tensor] = ()
         self.at = 0
-        self.seen: list[tuple[float, Tensor]] | None = None
+        self.seen: list[tuple[Wish, Tensor]] | None = None
 
-    def load(self, masks: Sequence[Tensor]) -> None:
-        self.masks, self.at = masks, 0
+    def load(self, drawn: Sequence[Tensor]) -> None:
+        self.drawn, self.at = drawn, 0
 
-    def take(self, p: float, x: Tensor) -> Tensor | None:
+    def take(self, wish: Wish, x: Tensor) -> Tensor | None:
         if self.seen is not None:
-            self.seen.append((p, x.detach()))
+            self.seen.append((wish, x.detach()))
             return None
         self.at += 1
-        return self.masks[self.at - 1]
+        return self.drawn[self.at - 1].to(x.dtype)
 
 
-class Given(Dropout):
-    """Dropout whose masks are given, as factors: a product takes a tenth of the time of a choice by a mask."""
+class GivenDropout(Dropout):
+    """Dropout whose factors are given."""
 
-    def __init__(self, p: float, supply: Supply) -> None:
-        super().__init__(p)
-        self.supply = supply
+    def __init__(self, strengths: Sequence[float], supply: Supply) -> None:
+        super().__init__(max(strengths))
+        self.wish, self.supply = Wish("dropout", tuple(strengths)), supply
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.supply.take(self.p, x) if self.active else None
-        return x if scale is None else x * scale.to(x.dtype)
+        factors = self.supply.take(self.wish, x) if self.active else None
+        return x if factors is None else x * factors
 
 
-Probe = Callable[[Sizes, bool], list[tuple[float, Tensor]]]
+class GivenNoise(Noise):
+    """Noise that is given."""
+
+    def __init__(self, strengths: Sequence[float], supply: Supply) -> None:
+        super().__init__(max(strengths))
+        self.wish, self.supply = Wish("noise", tuple(strengths)), supply
+
+    def forward(self, x: Tensor) -> Tensor:
+        added = self.supply.take(self.wish, x) if self.active else None
+        return x if added is None else x + added
+
+
+Probe = Callable[[Sizes, bool], list[tuple[Wish, Tensor]]]
 """Run the model on a batch of these sizes, row j lacking modality j where asked: the dropouts' inputs, in order."""
 
 
@@ -121,12 +158,12 @@ def find_sites(probe: Probe, modalities: Sequence[str]) -> tuple[Site, ...]:
     if any(len(found) != len(start) or any(map(_differ, found, shapes[""])) for found in shapes.values()):
         raise _refusal("the number of its dropouts depends on the batch")
     sites = []
-    for number, (p, x) in enumerate(start):
+    for number, (wish, x) in enumerate(start):
         axes = []
         for d in range(x.dim()):
             grows = {key: found[number][d] - x.shape[d] for key, found in shapes.items() if key}
             axes.append(_axis(grows, x.shape[d], base, odd, pattern[number][1], d))
-        sites.append(Site(p, tuple(axes)))
+        sites.append(Site(wish, tuple(axes)))
     for site, (_, x) in zip(sites, pattern, strict=True):
         if site.shape(odd) != tuple(x.shape):
             raise _refusal(f"a dropout of shape {tuple(x.shape)} on a batch of {odd}")
@@ -184,25 +221,26 @@ def draw(
     generators: Sequence[torch.Generator],
     dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
-    """What each dropout of a step multiplies by, `[k, ...]` at the common shape: 1 / (1 - p) where it keeps, else 0.
+    """What each dropout of a step is given, `[k, ...]` at the common shape.
 
     Beyond a member's own rows and frames stand zeros. A member without sizes takes no part in this step: nothing is
     drawn for it.
     """
-    device = generators[0].device
     found = []
     for site in sites:
         shape = site.shape(common)
-        factors = torch.zeros((len(sizes), *shape), dtype=dtype, device=device)
+        drawn = torch.zeros((len(sizes), *shape), dtype=dtype, device=generators[0].device)
         for member, own in enumerate(sizes):
             if own is None:
                 continue
+            if not site.wish.strengths[member]:
+                drawn[member] = site.wish.neutral
+                continue
             own_shape = site.shape(own)
-            noise = torch.rand(own_shape, generator=generators[member], device=device)
+            numbers = site.wish.draw(member, own_shape, generators[member], dtype)
             if own_shape == shape:
-                torch.ge(noise, site.p, out=factors[member])
+                drawn[member] = numbers
             else:
-                kept = torch.ge(noise, site.p, out=torch.empty(own_shape, dtype=dtype, device=device))
-                site.place(factors[member], kept, common, own)
-        found.append(factors.mul_(1 / (1 - site.p)))
+                site.place(drawn[member], numbers, common, own)
+        found.append(drawn)
     return found

@@ -3,7 +3,7 @@
 A bundle runs one model, `skeleton(model, ...)`, whose weights are given from outside, a member's slice to each
 member. Parameters keep their names. What is replaced:
 
-    Dropout          draws nothing: the masks are given (`mer.bundle.dropout`)
+    Dropout, Noise   draw nothing: the numbers are given (`mer.bundle.dropout`)
     nn.LSTM          has no rule for batches of weights: one call per member, the rest of the model stays batched
     Attention        always on its explicit path: torch's fused kernel has no such rule either
     nn.Linear        product, then bias: under vmap the fused form multiplies by 1 twice
@@ -12,14 +12,15 @@ member. Parameters keep their names. What is replaced:
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mer.bundle.dropout import Given, Supply
+from mer.bundle.dropout import GivenDropout, GivenNoise, Supply
 from mer.errors import UserError
-from mer.layers import Attention, Dropout
+from mer.layers import Attention, Dropout, Noise
 
 
 class MemberLSTM(torch.autograd.Function):
@@ -84,13 +85,18 @@ class BundledLayerNorm(nn.LayerNorm):
         return y if self.weight is None or self.bias is None else torch.addcmul(self.bias, y, self.weight)
 
 
-def skeleton(model: nn.Module, supply: Supply) -> nn.Module:
-    """A copy of the model that vmap can run, its dropout masks taken from `supply`."""
-    found = copy.deepcopy(model)
-    for parent in list(found.modules()):
+def skeleton(models: Sequence[nn.Module], supply: Supply) -> nn.Module:
+    """A copy of the models' architecture that vmap can run, its random numbers taken from `supply`."""
+    found = copy.deepcopy(models[0])
+    for path, parent in list(found.named_modules()):
         for name, child in list(parent.named_children()):
+            place = f"{path}.{name}" if path else name
             if type(child) is Dropout:
-                setattr(parent, name, Given(child.p, supply))
+                strengths = [cast("Dropout", model.get_submodule(place)).p for model in models]
+                setattr(parent, name, GivenDropout(strengths, supply))
+            elif type(child) is Noise:
+                strengths = [cast("Noise", model.get_submodule(place)).deviation for model in models]
+                setattr(parent, name, GivenNoise(strengths, supply))
             elif isinstance(child, nn.LSTM):
                 setattr(parent, name, BundledLSTM(child))
             elif type(child) is nn.Linear:
@@ -102,6 +108,6 @@ def skeleton(model: nn.Module, supply: Supply) -> nn.Module:
             elif isinstance(child, (Dropout, nn.Dropout, nn.modules.batchnorm._BatchNorm, nn.RNNBase)):
                 raise UserError(
                     f"{type(child).__name__} cannot be bundled: what it draws or counts depends on padding",
-                    hint="Declare the level `unbundled`, or use mer.layers.Dropout and LayerNorm.",
+                    hint="Declare the level `unbundled`, or use mer.layers.Dropout, Noise and LayerNorm.",
                 )
     return found

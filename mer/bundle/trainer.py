@@ -10,8 +10,9 @@ dropout masks (`mer.bundle.dropout`), its own learning rate, weight decay, clipp
 batched matrices may round differently from single ones, so the last bits may differ, and a bundle is a bundle again
 when it is repeated: same members in the same order, same bits.
 
-A member that is finished keeps its place and is computed along, but neither its weights nor its history move; members
-with fewer batches sit the last steps of an epoch out in the same way.
+A member that has ended is left out of the next epoch: what a step costs falls with the number of members that go on,
+and who goes on after an epoch is all that the next one depends on. Members with fewer batches than others sit the last
+steps of an epoch out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mer import batch as batches
 from mer.batch import Batch
 from mer.bundle.batches import Inputs, labels_of, once, together
 from mer.bundle.declared import architecture, why_not
-from mer.bundle.dropout import Sizes, Supply, draw, find_sites
+from mer.bundle.dropout import Sizes, Supply, Wish, draw, find_sites
 from mer.bundle.modules import skeleton
 from mer.bundle.weights import Weights
 from mer.data.corpus import TrainValid
@@ -81,10 +82,10 @@ class BundleTrainer:
         ]
         self.recipe = recipes[0]
         self.diverged: list[Diverged | None] = [None] * len(recipes)
-        self._supply = Supply()
-        self._skeleton = skeleton(self.members[0].model, self._supply)
-        self._sites = find_sites(self._probe, self.recipe.modalities)
-        self.weights = Weights(self.members, self._empty_batch(self._odd_sizes()))
+        self.stopped = [False] * len(recipes)
+        self.weights: Weights
+        self._going: list[int] = []
+        self._compose(list(range(len(recipes))))
 
     # --- what a scheduler asks ---------------------------------------------------------------------------------------
 
@@ -93,13 +94,17 @@ class BundleTrainer:
 
     @property
     def members_finished(self) -> list[bool]:
-        """Which members have trained their last epoch, run out of patience, or diverged?"""
-        lost = [failure is not None for failure in self.diverged]
-        return [gone or member.finished for gone, member in zip(lost, self.members, strict=True)]
+        """Which members have trained their last epoch, run out of patience, diverged, or been stopped?"""
+        ended = [gone or failure is not None for gone, failure in zip(self.stopped, self.diverged, strict=True)]
+        return [gone or member.finished for gone, member in zip(ended, self.members, strict=True)]
 
     @property
     def finished(self) -> bool:
         return all(self.members_finished)
+
+    def stop(self, i: int) -> None:
+        """Member i takes part in no further epoch; what it has learned stays."""
+        self.stopped[i] = True
 
     def run(self) -> Iterator[list[EpochReport | None]]:
         """Train to the end, yielding each epoch's reports."""
@@ -114,34 +119,37 @@ class BundleTrainer:
         """
         started = time.perf_counter()
         torch.set_num_threads(self.recipe.training.threads)
-        active = [not done for done in self.members_finished]
-        losses, loading = self._train_epoch(active)
+        going = [i for i, done in enumerate(self.members_finished) if not done]
+        if going != self._going:
+            self._compose(going)
+        losses, loading = self._train_epoch()
         self.weights.hand_out()
-        for i, loss in losses.items():
+        for i, loss in zip(going, losses, strict=True):
             if not math.isfinite(loss):
-                self._lose(i, "the training loss")
-        scored = self._predict_valid([is_active and not self.diverged[i] for i, is_active in enumerate(active)])
-        share = 1 / max(1, sum(active))
+                self.diverged[i] = Diverged(self.members[i].epochs_done + 1, "the training loss")
+        scored = self._predict_valid()
         reports: list[EpochReport | None] = [None] * len(self)
-        for i, predictions in scored.items():
-            seconds = (time.perf_counter() - started) * share
+        for i, loss, predictions in zip(going, losses, scored, strict=True):
+            if self.diverged[i] is not None:
+                continue
+            seconds = (time.perf_counter() - started) / len(going)
             try:
-                reports[i] = self.members[i].conclude(losses[i], predictions.scores(), seconds, loading * share)
+                reports[i] = self.members[i].conclude(loss, predictions.scores(), seconds, loading / len(going))
             except Diverged as failure:
                 self.diverged[i] = failure
         return reports
 
     def predict_valid(self) -> list[Predictions]:
-        """Predictions of every member as it is now on its validation part, under its frozen masks."""
-        return list(self._predict_valid([True] * len(self)).values())
+        """Predictions of every member that goes on, as it is now, on its validation part, under its frozen masks."""
+        return self._predict_valid()
 
     def double(self) -> BundleTrainer:
         """All arithmetic in float64, for comparing with trials alone: before the first epoch."""
         for member in self.members:
             member.model.double()
             member.loss.double()
-        self._skeleton.double()
-        self.weights = Weights(self.members, self._empty_batch(self._odd_sizes()))
+        self._going = []
+        self._compose(list(range(len(self))))
         return self
 
     def best_model(self, i: int) -> Model:
@@ -153,30 +161,53 @@ class BundleTrainer:
         self.weights.hand_out()
         self.weights.hand_out_optimizer()
         lost = [None if failure is None else [failure.epoch, failure.what] for failure in self.diverged]
-        return {"members": [member.state_dict() for member in self.members], "diverged": lost}
+        members = [member.state_dict() for member in self.members]
+        return {"members": members, "diverged": lost, "stopped": list(self.stopped)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if len(state["members"]) != len(self):
             raise UserError(f"the state of a bundle of {len(state['members'])}", expected=f"one of {len(self)}")
         self.diverged = [None if lost is None else Diverged(*lost) for lost in state["diverged"]]
+        self.stopped = list(state["stopped"])
         for member, held in zip(self.members, state["members"], strict=True):
             member.load_state_dict(held)
+        self._going = []
+        self._compose([i for i, done in enumerate(self.members_finished) if not done])
+
+    # --- who goes on -------------------------------------------------------------------------------------------------
+
+    def _compose(self, going: list[int]) -> None:
+        """Put the weights of these members, and of no others, side by side."""
+        if self._going:
+            self.weights.hand_out()
+            self.weights.hand_out_optimizer()
+        self._going = going
+        if not going:
+            return
+        members = self._members()
+        self._supply = Supply()
+        self._skeleton = skeleton([member.model for member in members], self._supply)
+        self._sites = find_sites(self._probe, self.recipe.modalities)
+        self.weights = Weights(members, self._empty_batch(self._odd_sizes()))
         self.weights.take_in()
+
+    def _members(self) -> list[Trainer]:
+        return [self.members[i] for i in self._going]
 
     # --- the arithmetic ----------------------------------------------------------------------------------------------
 
-    def _logits(self, flat: Tensor, inputs: Inputs, masks: Sequence[Tensor]) -> Tensor:
+    def _logits(self, flat: Tensor, inputs: Inputs, drawn: Sequence[Tensor]) -> Tensor:
         """`[k, B, C]`, of the skeleton in its present mode."""
         weights = self.weights.named(flat)
 
-        def one(weights: Mapping[str, Tensor], inputs: Inputs, masks: Sequence[Tensor]) -> Tensor:
-            self._supply.load(masks)
+        def one(weights: Mapping[str, Tensor], inputs: Inputs, drawn: Sequence[Tensor]) -> Tensor:
+            self._supply.load(drawn)
             batch = Batch({name: batches.Sequence(*pair) for name, pair in inputs.items()})
             logits: Tensor = functional_call(self._skeleton, dict(weights), (batch, False)).logits
             return logits
 
         with autocast(self.device, self.recipe.training.precision):
-            found: Tensor = vmap(one)({**weights, **self.weights.constants}, inputs, list(masks))
+            found: Tensor = vmap(one)({**weights, **self.weights.constants}, inputs, list(drawn))
         return found
 
     def _losses(self, logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
@@ -194,16 +225,17 @@ class BundleTrainer:
         found: Tensor = vmap(one, in_dims=(weighted, 0, 0, 0))(self.weights.of_classes, logits, labels, real)
         return found
 
-    def _train_epoch(self, active: Sequence[bool]) -> tuple[dict[int, float], float]:
-        """The mean loss of each active member, and the seconds spent on making batches."""
+    def _train_epoch(self) -> tuple[list[float], float]:
+        """The mean loss of each member that goes on, and the seconds spent on making batches."""
+        members, groups = self._members(), self.recipe.optimizer.accumulate
         plans: list[list[list[np.ndarray]]] = []  # member, step, rows of each micro-batch
         available = []
-        for member, is_active in zip(self.members, active, strict=True):
-            number, groups = member.epochs_done, self.recipe.optimizer.accumulate
+        for member in members:
+            number = member.epochs_done
             member.generator.manual_seed(derive(member.streams.dropout, number))
             for encoder in member.model.encoder_table().values():
                 encoder.on_epoch(number)
-            order: list[np.ndarray] = list(member.sampler.batches(number)) if is_active else []
+            order: list[np.ndarray] = list(member.sampler.batches(number))
             plans.append([order[first : first + groups] for first in range(0, len(order), groups)])
             available.append(member.train_available(number))
         rates = self._rates(plans)
@@ -217,11 +249,11 @@ class BundleTrainer:
             for micro in range(max(map(len, now))):
                 before = time.perf_counter()
                 rows = [group[micro] if micro < len(group) else None for group in now]
-                inputs, sizes, common = together([m.train for m in self.members], rows, available)
-                labels, real = labels_of([m.train for m in self.members], rows, common.rows)
-                masks = draw(self._sites, sizes, common, [m.generator for m in self.members], self.weights.flat.dtype)
+                inputs, sizes, common = together([m.train for m in members], rows, available)
+                labels, real = labels_of([m.train for m in members], rows, common.rows)
+                drawn = draw(self._sites, sizes, common, [m.generator for m in members], self.weights.flat.dtype)
                 loading += time.perf_counter() - before
-                each = self._losses(self._logits(leaf, inputs, masks), labels, real)
+                each = self._losses(self._logits(leaf, inputs, drawn), labels, real)
                 # Accumulated batches weigh by their size, so that splitting a batch does not change the step.
                 shares = [
                     0.0 if own is None else len(own) / sum(map(len, group))
@@ -233,13 +265,13 @@ class BundleTrainer:
             assert leaf.grad is not None
             self.weights.optimizer.step(leaf.grad, rates[step], [bool(group) for group in now])
         values, there = torch.stack(losses).cpu(), torch.tensor(took)
-        means = {i: float(values[there[:, i], i].mean()) for i, is_active in enumerate(active) if is_active}
-        return means, loading
+        return [float(values[there[:, i], i].mean()) for i in range(len(members))], loading
 
     def _rates(self, plans: Sequence[Sequence[Sequence[np.ndarray]]]) -> Tensor:
         """`[steps, k, G]`: learning rates of an epoch, sent to the device at once."""
-        found = np.zeros((max(map(len, plans)), len(self), len(self.weights.kinds)))
-        for i, (member, plan) in enumerate(zip(self.members, plans, strict=True)):
+        members = self._members()
+        found = np.zeros((max(map(len, plans)), len(members), len(self.weights.kinds)))
+        for i, (member, plan) in enumerate(zip(members, plans, strict=True)):
             batches, first = sum(map(len, plan)), 0
             for step, group in enumerate(plan):
                 member.set_learning_rate(member.epochs_done, first / batches)
@@ -248,26 +280,27 @@ class BundleTrainer:
         return torch.from_numpy(found).to(self.weights.flat.dtype).to(self.device)
 
     @torch.no_grad()
-    def _predict_valid(self, wanted: Sequence[bool], batch_size: int = 128) -> dict[int, Predictions]:
+    def _predict_valid(self, batch_size: int = 128) -> list[Predictions]:
         self._skeleton.eval()
-        splits, available = [m.valid for m in self.members], [m.valid_available for m in self.members]
-        plans = [split.whole_batches(batch_size) if want else [] for split, want in zip(splits, wanted, strict=True)]
-        found: dict[int, list[Tensor]] = {i: [] for i, want in enumerate(wanted) if want}
-        for step in range(max(map(len, plans), default=0)):
+        members = self._members()
+        splits, available = [m.valid for m in members], [m.valid_available for m in members]
+        plans = [split.whole_batches(batch_size) for split in splits]
+        found: list[list[Tensor]] = [[] for _ in members]
+        for step in range(max(map(len, plans))):
             rows = [plan[step] if step < len(plan) else None for plan in plans]
             inputs, _, _ = together(splits, rows, available)
             logits = self._logits(self.weights.flat, inputs, ())
             for i, own in enumerate(rows):
                 if own is not None:
                     found[i].append(logits[i, : len(own)].float())
-        return {
-            i: Predictions(
-                ids=splits[i].ids,
-                labels=splits[i].labels.cpu().numpy(),
+        return [
+            Predictions(
+                ids=split.ids,
+                labels=split.labels.cpu().numpy(),
                 probabilities=torch.cat(pieces).softmax(dim=1).cpu().numpy().astype(np.float32),
             )
-            for i, pieces in found.items()
-        }
+            for split, pieces in zip(splits, found, strict=True)
+        ]
 
     # --- trying the model on nothing ---------------------------------------------------------------------------------
 
@@ -293,16 +326,13 @@ class BundleTrainer:
         return next((p.dtype for p in self.members[0].model.parameters()), torch.float32)
 
     @torch.no_grad()
-    def _probe(self, sizes: Sizes, absent: bool) -> list[tuple[float, Tensor]]:
+    def _probe(self, sizes: Sizes, absent: bool) -> list[tuple[Wish, Tensor]]:
         self._supply.seen = []
         try:
             self._skeleton.train()(self._empty_batch(sizes, absent), details=False)
             return self._supply.seen
         finally:
             self._supply.seen = None
-
-    def _lose(self, i: int, what: str) -> None:
-        self.diverged[i] = Diverged(self.members[i].epochs_done + 1, what)
 
 
 def _check(recipes: Sequence[Recipe], parts: int, seeds: int) -> None:
@@ -317,5 +347,5 @@ def _check(recipes: Sequence[Recipe], parts: int, seeds: int) -> None:
         if architecture(recipe) != architecture(recipes[0]):
             raise UserError(
                 f"recipe {number} of a bundle has another architecture than recipe 0",
-                expected="recipes that differ in learning rate, weight decay, sampler, schedule, masks or epochs alone",
+                expected="recipes that differ in what mer.bundle.declared.OWN names, or in dropout, alone",
             )

@@ -83,7 +83,7 @@ class Weights:
                 columns = self.columns[name]
                 state = {key: x[i, columns].view(parameter.shape).clone() for x, key in self._moments()}
                 if self.optimizer.name != "sgd":
-                    state["step"] = torch.tensor(float(self.optimizer.steps[i]))
+                    state["step"] = torch.tensor(float(self.optimizer.steps[i]), device=parameter.device)
                 member.optimizer.state[parameter] = state
 
     @torch.no_grad()

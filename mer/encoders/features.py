@@ -59,7 +59,7 @@ class Features(Encoder):
             )
         self.out_dim = info.features[modality]
         self.standardiser = Standardiser(self.out_dim) if standardise else None
-        self.noise = Noise(noise) if noise else None
+        self.noise = Noise(noise)
 
     def arrays(self, info: CorpusInfo, utterances: Items[Utterance], store: FeatureStore | None = None) -> Ragged:
         path = info.folder / "features" / f"{self.modality}.npy"
@@ -86,4 +86,4 @@ class Features(Encoder):
 
     def forward(self, x: Sequence) -> Sequence:
         values = x.values.float() if self.standardiser is None else self.standardiser(x.values)
-        return Sequence(values if self.noise is None else self.noise(values), x.mask)
+        return Sequence(self.noise(values), x.mask)

@@ -69,6 +69,8 @@ class Fourier2Vec(AudioEncoder):
         random_frozen: leave the random weights as they are. Only for controls: it says what training is worth.
     """
 
+    unbundled = "it is trained on audio whose length its augmentation draws anew in every step"
+
     def __init__(
         self,
         modality: str,

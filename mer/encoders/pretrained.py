@@ -63,7 +63,6 @@ class Pretrained(Encoder):
         self.source = None if kind == "tiny" else weights.locate(self.level, config)
         self.architecture = self._tiny_architecture() if self.source is None else weights.load_config(self.source)
         self._quieten(self.architecture)
-        self.draws = Draws()
         self.body = None
 
     # What a subclass says of its body.
@@ -117,7 +116,7 @@ class Pretrained(Encoder):
 
     def train_body(self) -> None:
         """Make the body part of the model."""
-        self.body = self.make_body()
+        self.body, self.draws = self.make_body(), Draws()
         depth = len(self._layers())
         if self.mode == "last_k" and self.config.last_k > depth:
             raise UserError(

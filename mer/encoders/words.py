@@ -167,7 +167,7 @@ class TfIdf(HashedText):
 
     def _counts(self, x: Sequence) -> Tensor:
         ids = x.filled().long().flatten(1)
-        counts = torch.zeros(len(ids), self.buckets + 1, device=ids.device)
+        counts = ids.new_zeros((len(ids), self.buckets + 1), dtype=self.idf.dtype)
         counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
         counts[:, 0] = 0.0
         return counts

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mer.bundle.declared import architecture, why_not
+from mer.bundle.declared import OWN, architecture, is_own, why_not
 from mer.recipe import Recipe
 
 
@@ -42,7 +42,10 @@ def test_a_trained_encoder_goes_alone() -> None:
         ({"optimizer": {"name": "sgd"}}, False),
         ({"optimizer": {"accumulate": 2}}, False),
         ({"training": {"precision": "bf16"}}, False),
-        ({"projection": {"dropout": 0.2}}, False),
+        ({"projection": {"dropout": 0.2}, "fusion": {"name": "concat", "dropout": 0.3}}, True),
+        ({"encoders": {"text": {"name": "features", "noise": 0.5}}}, True),
+        ({"encoders": {"text": {"name": "features", "standardise": False}}}, False),
+        ({"fusion": {"name": "mylab:Concat", "dropout": 0.3}}, False),
         ({"fusion": {"name": "concat", "layers": 1}}, False),
         ({"loss": {"name": "focal"}}, False),
     ],
@@ -50,6 +53,15 @@ def test_a_trained_encoder_goes_alone() -> None:
 )
 def test_what_members_have_in_common(changes: dict[str, Any], same: bool) -> None:
     assert (architecture(make_recipe(**changes)) == architecture(make_recipe())) is same
+
+
+def test_paths_that_may_differ_leave_the_architecture_alone() -> None:
+    recipe = make_recipe(pooling="attn", encoders={"text": "features", "audio": {"name": "mylab:Encoder"}})
+    for path in ("optimizer.lr", "sampler.batch_size", "missing.train.rate", "pooling.dropout", "encoders.text.noise"):
+        assert is_own(path, recipe)
+    for path in ("projection.dim", "fusion.layers", "encoders.audio.dropout", "encoders.visual.noise", "loss.gamma"):
+        assert not is_own(path, recipe)
+    assert set(OWN) < set(Recipe.model_fields)
 
 
 def test_a_plan_asks_without_torch() -> None:

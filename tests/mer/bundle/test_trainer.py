@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from mer import fusion
+from mer import encoders, fusion
 from mer.bundle.declared import why_not
 from mer.bundle.trainer import BundleTrainer
-from mer.data.corpus import Corpus, TrainValid
+from mer.data.corpus import Corpus, TrainValid, load_corpus
+from mer.data.demo import demo_corpus
 from mer.data.store import FeatureStore
 from mer.errors import UserError
 from mer.recipe import Recipe
@@ -138,6 +139,7 @@ def test_poolings(tiny_corpus: Corpus, feature_store: FeatureStore, pooling: str
         {"schedule": {"name": "plateau", "patience": 0, "factor": 0.1}, "training": {"epochs": 4}},
         {"encoders": {**FEATURES, "visual": {"name": "features"}}, "fusion": "tacfn"},
         {"encoders": {"text": "words", "audio": "features"}},
+        {"encoders": {"text": {"name": "tfidf", "buckets": 64}, "audio": {"name": "features", "noise": 0.5}}},
     ],
     ids=str,
 )
@@ -148,6 +150,45 @@ def test_the_rest_of_a_recipe(tiny_corpus: Corpus, feature_store: FeatureStore, 
     for i in range(2):
         trainer = alone(data, feature_store, recipe, SEEDS[i], double=True)
         list(trainer.run())
+        assert_equal(bundle, i, trainer, 1e-9)
+
+
+def test_members_with_dropout_of_their_own(tiny_corpus: Corpus, feature_store: FeatureStore) -> None:
+    """Strengths differ in every place where there is one, 0 included; the architecture is the same."""
+    recipes = [
+        make_recipe(
+            encoders={"text": {"name": "features", "noise": noise}, "audio": {"name": "features"}},
+            projection={"dim": 8, "dropout": p},
+            classifier={"hidden": [8], "dropout": 0.5 - p},
+            fusion={"name": "concat", "axis": "time", "layers": 1, "dropout": p},
+            pooling={"name": "attn", "dropout": p / 2},
+        )
+        for p, noise in ((0.0, 0.0), (0.1, 0.3), (0.5, 1.0))
+    ]
+    data = tiny_corpus.train_valid()
+    bundle = make_bundle(data, feature_store, recipes, double=True)
+    list(bundle.run())
+    for i, recipe in enumerate(recipes):
+        trainer = alone(data, feature_store, recipe, SEEDS[i], double=True)
+        list(trainer.run())
+        assert_equal(bundle, i, trainer, 1e-9)
+
+
+def test_a_member_that_is_stopped_costs_nothing_and_touches_no_other(
+    tiny_corpus: Corpus, feature_store: FeatureStore
+) -> None:
+    recipe, data = make_recipe(training={"epochs": 4}), tiny_corpus.train_valid()
+    bundle = make_bundle(data, feature_store, [recipe] * 3, double=True)
+    bundle.epoch()
+    bundle.stop(1)
+    assert [report is None for report in bundle.epoch()] == [False, True, False]
+    assert len(bundle.weights.flat) == 2
+    list(bundle.run())
+    assert [member.epochs_done for member in bundle.members] == [4, 1, 4]
+    for i, epochs in enumerate((4, 1, 4)):
+        trainer = alone(data, feature_store, recipe, SEEDS[i], double=True)
+        for _ in range(epochs):
+            trainer.epoch()
         assert_equal(bundle, i, trainer, 1e-9)
 
 
@@ -199,11 +240,14 @@ def test_each_stops_early_for_itself(tiny_corpus: Corpus, feature_store: Feature
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_resumed_equals_undisturbed_bit_for_bit(tiny_corpus: Corpus, feature_store: FeatureStore, name: str) -> None:
-    recipes = [make_recipe(training={"epochs": epochs}, optimizer={"name": name}) for epochs in (4, 1, 4)]
+    """Members that ended for themselves or were stopped included."""
+    seeds = [*SEEDS, streams(0, "tiny", 3, 0, "confirm")]
+    recipes = [make_recipe(training={"epochs": epochs}, optimizer={"name": name}) for epochs in (4, 1, 4, 4)]
     data = tiny_corpus.train_valid()
-    whole, first, second = (make_bundle(data, feature_store, recipes) for _ in range(3))
+    whole, first, second = (make_bundle(data, feature_store, recipes, seeds) for _ in range(3))
+    whole.epoch(), whole.stop(3)
     list(whole.run())
-    first.epoch(), first.epoch()
+    first.epoch(), first.stop(3), first.epoch()
     stream = io.BytesIO()
     torch.save(first.state_dict(), stream)
     stream.seek(0)
@@ -277,3 +321,26 @@ def test_refusals(tiny_corpus: Corpus, feature_store: FeatureStore) -> None:
     state = two.state_dict()
     with pytest.raises(UserError, match="bundle of 2"):
         three.load_state_dict(state)
+
+
+TEXT = {"phobert", "videberta", "hf_text", "words", "tfidf", "llm_context"}
+TINY = {name for name in encoders.LEVELS if name not in {"features", "words", "tfidf", "logmel", "fourier2vec"}}
+
+
+@pytest.mark.parametrize("name", sorted(set(encoders.LEVELS) - {"features"}))
+def test_an_encoder_bundles_or_says_why_not(name: str, feature_store: FeatureStore) -> None:
+    """What a plan reads from an encoder's source is what a bundle does with it."""
+    modality = "text" if name in TEXT else "audio"
+    config = {"name": name} | ({"weights": "tiny"} if name in TINY else {})
+    recipe = make_recipe(encoders={modality: config}, fusion="none", missing={}, training={"epochs": 1})
+    data = load_corpus(demo_corpus()).train_valid()
+    data = TrainValid(data.info, data.train[:12], data.valid[:6])
+    if why_not(recipe) is not None:
+        with pytest.raises(UserError, match="cannot be bundled"):
+            make_bundle(data, feature_store, [recipe] * 2)
+        return
+    bundle = make_bundle(data, feature_store, [recipe] * 2)
+    bundle.epoch()
+    trainer = alone(data, feature_store, recipe, SEEDS[1])
+    trainer.epoch()
+    torch.testing.assert_close(weights(bundle.members[1].model), weights(trainer.model), rtol=0, atol=1e-5)
