@@ -273,6 +273,7 @@ came near), and half as many draws without pruning do about as well for the same
 values tell more. Tuning once doubles the false differences or worse, and one race over all cells names the wrong
 cell half the time, and finds differences that do not exist wherever one of two equal cells starts slowly.
 """
+    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "protocol.md").write_text(text, encoding="utf-8")
     draw_figure(tables[args.draws[0]], args.replications, args.out / "protocol.png")
 

@@ -12,7 +12,7 @@ from mer.commandline import add_json
 from mer.errors import UserError
 
 if TYPE_CHECKING:
-    from mer.data.corpus import Corpus, CorpusInfo, Utterance
+    from mer.data.corpus import Corpus, CorpusInfo
     from mer.recipe import Recipe
 
 
@@ -117,28 +117,17 @@ def run_train(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     from mer.checkpoint import load_checkpoint
     from mer.data.conditions import conditions
-    from mer.data.loading import prepare_split
-    from mer.data.missing import availability
-    from mer.data.store import FeatureStore
-    from mer.evaluation import predict
-    from mer.model import needs_dialogues
 
     checkpoint = load_checkpoint(args.checkpoint)
     corpus = open_corpus(args.corpus)
-    unknown = sorted({u.emotion for u in getattr(corpus, args.split)} - set(checkpoint.info.labels))
-    if unknown:
-        raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(checkpoint.info.labels))
-    info = dataclasses.replace(corpus.info, labels=checkpoint.info.labels)
-    data = prepare_split(info, getattr(corpus, args.split), checkpoint.model.encoder_table(), FeatureStore())
-    results = {}
-    for condition in conditions([_rate(name) for name in args.conditions], data.modalities):
-        available = availability(condition.missing, data.ids, data.modalities, args.seed, present=data.present)
-        found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
-        results[condition.name] = found.scores()
+    utterances = getattr(corpus, args.split)
+    wanted = conditions([_rate(name) for name in args.conditions], checkpoint.recipe.modalities)
+    found = checkpoint.predict(corpus.info, utterances, wanted, seed=args.seed)
+    results = {name: predictions.scores() for name, predictions in found.items()}
     if args.json:
-        print(json.dumps({"split": args.split, "utterances": len(data), "scores": results}, indent=1))
+        print(json.dumps({"split": args.split, "utterances": len(utterances), "scores": results}, indent=1))
         return 0
-    print(f"{corpus.info.name}, {args.split}, {len(data)} utterances, percent")
+    print(f"{corpus.info.name}, {args.split}, {len(utterances)} utterances, per cent")
     names = list(next(iter(results.values())))
     width = max(len(name) for name in results)
     print(" " * width, *(f"{name:>12}" for name in names))
@@ -175,7 +164,9 @@ def run_predict(args: argparse.Namespace) -> int:
         transcript=args.text,
     )
     folder = args.wav.resolve().parent if args.wav else Path()
-    probabilities = _probabilities(checkpoint, dataclasses.replace(checkpoint.info, folder=folder), utterance)
+    info = dataclasses.replace(checkpoint.info, folder=folder)
+    [found] = checkpoint.predict(info, [utterance], may_lack=True).values()
+    probabilities = dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     if args.json:
         print(json.dumps({"emotion": ranked[0][0], "probabilities": probabilities}, ensure_ascii=False))
@@ -183,20 +174,6 @@ def run_predict(args: argparse.Namespace) -> int:
     for label, probability in ranked:
         print(f"{label:20} {probability:6.1%}")
     return 0
-
-
-def _probabilities(checkpoint: Any, info: CorpusInfo, utterance: Utterance) -> dict[str, float]:
-    import numpy as np
-
-    from mer.data.loading import prepare_split
-    from mer.data.store import FeatureStore
-    from mer.evaluation import predict
-    from mer.model import needs_dialogues
-
-    data = prepare_split(info, [utterance], checkpoint.model.encoder_table(), FeatureStore(), may_lack=True)
-    available = np.ones((1, len(data.modalities)), dtype=bool)
-    found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
-    return dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))
 
 
 def open_corpus(name: str | None) -> Corpus:

@@ -10,9 +10,10 @@ What is done with a fenced block depends on its language:
     yaml      read as a space, as some keys of one, or as fields of a recipe, with every name checked
     json      parsed, one value or several
     diff      applied to the checkout
+    latex     written to the file that it names
     text      shown, not run
 
-A block whose first line is a comment that names a file (`# mylab/gate.py`) is written there.
+A block whose first line is a comment that names a file (`# mylab/gate.py`, `% paper.tex`) is written there.
 
 A paragraph before a block may say that it is not run, and why: *Not run in the tests: needs an AWS account.* Or what it
 needs: *Needs pdflatex.*; it is then run where that program is.
@@ -38,13 +39,13 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
-LANGUAGES = ("python", "sh", "console", "yaml", "json", "diff", "text")
+LANGUAGES = ("python", "sh", "console", "yaml", "json", "diff", "latex", "text")
 NOT_RUN, NEEDS = "Not run in the tests:", "Needs "
 PARTS_OF_A_CHECKOUT = (
     "mer", "experiments", "search_spaces", "benchmarks", "cluster", "docs", "examples", "tests",
     "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE",
 )  # fmt: skip
-_FILE = re.compile(r"# ([\w./-]+\.(?:py|yaml|json|toml))")
+_FILE = re.compile(r"[#%] ([\w./-]+\.(?:py|yaml|json|toml|tex))")
 
 
 class Failed(AssertionError):
@@ -77,6 +78,9 @@ def blocks(page: Path) -> list[Block]:
             before = token.content.strip("*_ ")
         elif token.type in ("fence", "code_block"):
             assert token.map is not None
+            if token.info.strip().startswith("{"):  # a directive of the page, not code
+                before = ""
+                continue
             line = token.map[0] + 1
             reason = before.removeprefix(NOT_RUN).strip() if before.startswith(NOT_RUN) else None
             needs = before.removeprefix(NEEDS).strip("`. ") if re.fullmatch(r"Needs `?[\w-]+`?\.", before) else None
@@ -87,10 +91,15 @@ def blocks(page: Path) -> list[Block]:
 
 
 class Page:
-    """A page being followed: its folder, its environment, and the names that its Python blocks have made."""
+    """A page being followed: its folder, its environment, and the names that its Python blocks have made.
 
-    def __init__(self, page: Path, folder: Path, environment: Mapping[str, str]) -> None:
-        self.page, self.folder = page, folder
+    `instead` gives other commands for a block of shell commands: another corpus for the page's stand-in.
+    """
+
+    def __init__(
+        self, page: Path, folder: Path, environment: Mapping[str, str], instead: Mapping[str, str] | None = None
+    ) -> None:
+        self.page, self.folder, self.instead = page, folder, dict(instead or {})
         self.environment = {**os.environ, **environment, "PYTHONPATH": str(folder), "TERM": "dumb", "COLUMNS": "120"}
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.environment['PATH']}"
         self.names: dict[str, Any] = {"__name__": "__main__"}
@@ -115,7 +124,7 @@ class Page:
             path.write_text(block.text, "utf-8")
         actions = {
             "python": self._python, "sh": self._sh, "console": self._console, "yaml": self._yaml,
-            "json": self._json, "diff": self._diff, "text": self._text,
+            "json": self._json, "diff": self._diff, "latex": self._latex, "text": self._text,
         }  # fmt: skip
         if block.language not in actions:
             raise Failed(f"{block.where}: a block in {block.language or 'no language'}; known: {', '.join(actions)}")
@@ -162,7 +171,8 @@ class Page:
                 raise Failed(f"{block.where}: printed\n{printed.getvalue()}\nand the page says\n{expected}")
 
     def _sh(self, block: Block) -> None:
-        done = self._bash(f"set -euo pipefail\n{block.text}")
+        script = self.instead.get(block.text.strip(), block.text)
+        done = self._bash(f"set -euo pipefail\n{script}")
         if done.returncode:
             raise Failed(f"{block.where}: exit code {done.returncode}\n{block.text}\n{done.stdout[-4000:]}")
 
@@ -200,6 +210,10 @@ class Page:
         )  # fmt: skip
         if done.returncode:
             raise Failed(f"{block.where}: the change does not apply\n{done.stdout}{done.stderr}")
+
+    def _latex(self, block: Block) -> None:
+        if block.file is None:
+            raise Failed(f"{block.where}: LaTeX that is not written to a file")
 
     def _text(self, block: Block) -> None:
         if re.search(r"^\s*(\$ |mer |python |pip |make |ray |sbatch )", block.text, re.MULTILINE):

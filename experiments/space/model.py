@@ -199,7 +199,9 @@ def _conditions(value: Any) -> Any:
 class Comparison(_Strict):
     """One of: each (a factor: every level against the baseline's), a and b, interaction (two levels of two factors)."""
 
-    name: str | None = Field(default=None, description="what tables call it; null: made from the levels")
+    name: str | None = Field(
+        default=None, description="what the plan calls it, and tables where levels alone do not say it"
+    )
     each: str | None = Field(default=None, description="a factor: every other level against the baseline's")
     a: dict[str, Scalar] | None = Field(default=None, description="factor to level: the first of the two")
     b: dict[str, Scalar] | None = Field(default=None, description="factor to level: what it is compared with")

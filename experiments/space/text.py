@@ -97,7 +97,8 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
         lines.append("  time: not estimated (no timed smoke batch)")
     else:
         lines.append(
-            f"  time: {duration(total)} of work, {duration(total / workers)} on {workers} worker(s), by a smoke run"
+            f"  time: {duration(total)} of work, {duration(total / workers)} on {counted(workers, 'worker')}, "
+            "by a smoke run"
         )
         if plan.limits.price_per_hour is not None:
             price = total / 3600 * plan.limits.price_per_hour
@@ -107,11 +108,21 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "study"), counted(3, "study"), counted(2, "worker")
+    ('1 study', '3 studies', '2 workers')
+    """
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
 def _studies(plan: Plan) -> str:
     folds = f" × {plan.folds.count} folds by {plan.folds.by}" if plan.folds.by else ""
     resplit = ", each with its own train/valid split" if plan.resplit else ""
-    return f"{plan.studies} studies{folds}{resplit}; {len(plan.conditions)} test condition(s): " + ", ".join(
-        condition.name for condition in plan.conditions
+    return (
+        f"{counted(plan.studies, 'study')}{folds}{resplit}; {counted(len(plan.conditions), 'test condition')}: "
+        + ", ".join(condition.name for condition in plan.conditions)
     )
 
 
