@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,6 +136,7 @@ def run_space(args: argparse.Namespace) -> int:
     say = _sayer(args.json)
     for notice in plan.notices:
         say(f"note: {notice}")
+    check_weights(plan)
     from experiments.schedule.run import execute
 
     ledger = Ledger(open_store(args.results))
@@ -267,6 +269,8 @@ def _tell(plan: Plan, ledger: Ledger, result: RunResult, report: str | None, as_
         print(json.dumps(found, indent=1))
         return
     print(", ".join(f"{count} {status}" for status, count in result.counts.items()))
+    for line in failures(result):
+        print(f"  {line}")
     if result.reason == "budget":
         print("The budget is spent. The same command goes on where this run ended.")
     elif result.reason and result.reason != "interrupted":
@@ -274,6 +278,34 @@ def _tell(plan: Plan, ledger: Ledger, result: RunResult, report: str | None, as_
     print(f"tables: {tables}")
     if report:
         print(f"report: {report}")
+
+
+def check_weights(plan: Plan) -> None:
+    """Refuse a plan whose released weights cannot be had, before any trial is spent on finding that out."""
+    from experiments.slots import Slot, Stage
+    from mer.encoders import WITHOUT_WEIGHTS
+
+    seen: set[str] = set()
+    for cell in plan.cells:
+        if cell.skip is not None:
+            continue
+        for modality, config in plan.recipe(Slot(cell.corpus, cell.name, 0, 0, Stage.CONFIRM), {}).encoders.items():
+            name = config.model_dump_json()
+            if config.weights in ("tiny", "scratch") or config.name in WITHOUT_WEIGHTS or name in seen:
+                continue
+            seen.add(name)
+            from mer.data.corpus import load_corpus
+            from mer.encoders import build_encoder
+
+            build_encoder(modality, config, load_corpus(plan.corpora[cell.corpus].folder).info)
+
+
+def failures(result: RunResult, most: int = 5) -> list[str]:
+    """Why trials did not complete, the commonest reason first."""
+    bad = ("failed", "oom", "diverged")
+    reasons = Counter(f"{v.status}: {v.reason}" for v in result.verdicts if v.status.value in bad)
+    shown = [f"{count} x {reason}" for reason, count in reasons.most_common(most)]
+    return [*shown, "and others; see `reason` in the tables"] if len(reasons) > most else shown
 
 
 def seconds(text: str | None) -> float | None:

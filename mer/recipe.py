@@ -171,13 +171,14 @@ class Training(_Strict):
 class Bundle(_Strict):
     """Where a trial stands in a bundle: several trials trained in one step round differently from one alone.
 
-    layout  digest of everything that the members' last bits depend on: who they are, in which order, and when each
-            may be stopped
+    Written by a plan, not by hand.
     """
 
-    layout: str
-    size: int = Field(ge=2)
-    index: int = Field(ge=0)
+    layout: str = Field(
+        description="digest of all that the members' last bits depend on: who they are, in which order, when each may end"
+    )
+    size: int = Field(ge=2, description="how many trials are trained together")
+    index: int = Field(ge=0, description="which of them this is")
 
 
 class Recipe(_Strict):

@@ -4,7 +4,7 @@
 
 What is done with a fenced block depends on its language:
 
-    python    executed in the page's namespace; a comment after a `print(...)` is its output, and compared
+    python    executed in the page's namespace; a comment after a statement that prints is its output, and compared
     sh        run by bash, from the folder of the checkout
     console   lines that start with `$` are run, and what follows is their output (`...` stands for anything)
     yaml      read as a space, as some keys of one, or as fields of a recipe, with every name checked
@@ -166,7 +166,7 @@ class Page:
                 where = f"{self.page.relative_to(ROOT)}:{statement.lineno}"
                 raise Failed(f"{where}: {type(error).__name__}: {error}") from error
             until = tree.body[number + 1].lineno if number + 1 < len(tree.body) else len(lines) + 1
-            expected = _comment_after(lines, statement, until) if _is_print(statement) else None
+            expected = _comment_after(lines, statement, until) if printed.getvalue() else None
             if expected is not None and not _same(expected, printed.getvalue()):
                 raise Failed(f"{block.where}: printed\n{printed.getvalue()}\nand the page says\n{expected}")
 
@@ -229,11 +229,6 @@ def copy_checkout(folder: Path) -> Path:
         elif source.is_file():
             shutil.copy2(source, folder / name)
     return folder
-
-
-def _is_print(statement: ast.stmt) -> bool:
-    call = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print"
 
 
 def _comment_after(lines: list[str], statement: ast.stmt, until: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Makes the pages that are made from the code: levels, the space file's reference, commands.
+"""Makes the pages that are made from the code: levels, the space file's reference, commands, licences.
 
 python -m docs.tools.generate            # writes them
 python -m docs.tools.generate --check    # says which are out of date; exit code 1
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from docs.tools import command_page, level_pages, space_reference
+from docs.tools import command_page, level_pages, licences, space_reference
 
 DOCS = Path(__file__).resolve().parents[1]
 MADE = "<!-- Made by `make docs` from the code; change it there. -->\n\n"
@@ -17,7 +17,12 @@ MADE = "<!-- Made by `make docs` from the code; change it there. -->\n\n"
 
 def pages() -> dict[str, str]:
     """Path below docs/ to text, of every page that is made."""
-    made = {**level_pages.pages(), "space_reference.md": space_reference.page(), "commands.md": command_page.page()}
+    made = {
+        **level_pages.pages(),
+        "space_reference.md": space_reference.page(),
+        "commands.md": command_page.page(),
+        "licences.md": licences.page(),
+    }
     return {path: MADE + text for path, text in made.items()}
 
 

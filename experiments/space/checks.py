@@ -45,6 +45,10 @@ def obstacle(recipe: Mapping[str, Any], corpus: CorpusRef) -> str | None:
                 return f"{field} {level['name']} needs dialogues, which corpus {corpus.name} has not"
             if "two_modalities" in needs and len(recipe["encoders"]) < 2:
                 return f"{field} {level['name']} needs two modalities"
+    fusion = recipe.get("fusion") or {}
+    if fusion.get("name") == "none" and len(recipe["encoders"]) > 1 and fusion.get("modality") is None:
+        named = ", ".join(recipe["encoders"])
+        return f"fusion none takes one modality: give it one encoder, or say which of {named} (`modality:`)"
     for modality, encoder in recipe["encoders"].items():
         needs = _requires("encoders", encoder["name"])
         offers = f"features/{modality}" if "features" in needs else next(iter(needs & {"audio", "text"}), None)

@@ -110,7 +110,9 @@ def _apply_sets(document: Document, sets: Sequence[str]) -> Layer:
             values[recipe_path(key, where)] = part.data
         except UserError as error:
             known = [*Space.model_fields, error.nearest or ""]
-            raise UserError(error.problem, where=where, nearest=error.nearest or nearest(key, known)) from None
+            raise UserError(
+                error.problem, where=where, expected=error.expected, nearest=error.nearest or nearest(key, known)
+            ) from None
     return Layer("--set", values, {path: f"--set {path}" for path in values})
 
 

@@ -116,8 +116,8 @@ def _released_state(checkpoint: str | None) -> dict[str, Tensor]:
             return found
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"cannot load the released weights of VGGish ({error})",
-                expected=f"tried torch's cache ({torch.hub.get_dir()}/checkpoints), then {RELEASED}",
+                f"cannot load the released weights of VGGish ({error}); tried torch's cache "
+                f"({torch.hub.get_dir()}/checkpoints), then {RELEASED}",
                 hint="Download that file and name it as `checkpoint`; " + weights.TINY_WAY_OUT,
             ) from None
     path = Path(checkpoint).expanduser()

@@ -26,8 +26,9 @@ def name(page: Path) -> str:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One cache for all pages, so that the demo corpus is made once; no page may reach for the hub."""
-    return {"MER_CACHE": str(tmp_path_factory.mktemp("cache")), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    """One cache for all pages, so that the demo corpus is made once; no hub, and no cluster of somebody else."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {"MER_CACHE": cache, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local"}
 
 
 def follow(page: Path, folder: Path, cache: dict[str, str]) -> None:

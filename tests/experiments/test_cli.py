@@ -69,6 +69,18 @@ def test_user_mistakes_end_in_two_and_one_message(capsys: pytest.CaptureFixture[
     assert main(["evaluate", str(tmp_path), "demo"]) == 2
 
 
+def test_missing_weights_stop_a_run_before_its_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    Path("x.yaml").write_text("weights: pretrained\nbase:\n  encoders: {text: {name: hf_text, checkpoint: no/such}}\n")
+    assert main(["run", "--space", "x.yaml", "--executor", "inline"]) == 2
+    assert "cannot load checkpoint 'no/such'" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_class_in_the_current_folder_is_found(tmp_path: Path) -> None:
     """By the installed command, which unlike `python -m` does not look there by itself."""
     (tmp_path / "mylab").mkdir()
