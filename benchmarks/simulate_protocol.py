@@ -98,12 +98,13 @@ def run_state(plan: Plan, nature: Nature) -> tuple[np.ndarray, int]:
     while actions := state.next_actions(10**9):
         for action in actions:
             if isinstance(action, Confirm):
-                state.observe(Fact(action.slot, (0.0,), Status.COMPLETE, action.params))
-                select = state.selected(plan.group(action.slot))
+                slot = action.unit.slot
+                state.observe(Fact(slot, (0.0,), Status.COMPLETE, action.unit.params[0]))
+                select = state.selected(plan.group(slot))
                 assert select is not None
-                winners[index[action.slot.cell], action.slot.study] = select.winner.draw
+                winners[index[slot.cell], slot.study] = select.winner.draw
             elif isinstance(action, Start | Continue):
-                slot = action.slot
+                slot = action.unit.slot
                 curve = nature.curves[index[slot.cell], slot.study, slot.draw, : action.until]
                 spent[slot] = action.until
                 status = Status.COMPLETE if action.until == EPOCHS else None

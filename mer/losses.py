@@ -41,6 +41,9 @@ class ClassificationLoss(nn.Module):
         class_weights: `balanced` weighs a class by the inverse of its share of the training rows.
     """
 
+    unbundled: str = ""
+    """Why trials with it cannot be trained together in one step (`mer.bundle`), if they cannot."""
+
     weight: Tensor | None
 
     def __init__(self, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> None:

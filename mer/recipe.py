@@ -175,7 +175,7 @@ class Bundle(_Strict):
     """
 
     layout: str = Field(
-        description="digest of all that the members' last bits depend on: who they are, in which order, when each may end"
+        description="digest of all that its members' last bits depend on: who they are, their order, when each may end"
     )
     size: int = Field(ge=2, description="how many trials are trained together")
     index: int = Field(ge=0, description="which of them this is")

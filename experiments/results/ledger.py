@@ -1,6 +1,7 @@
 """The ledger: the append-only record of finished attempts, and the only truth about what has been done.
 
-    ledger/<trial>-<attempt>-<unique>.<checksum>.parquet    one attempt, written by the worker that made it
+    ledger/<trial>-<attempt>-<unique>.<checksum>.parquet    one attempt, or those of trials that ended together, written
+                                                            by the worker that made them; named by the first
     ledger/compact-<unique>.<checksum>.<footer>.parquet     many attempts in one file; replaces their parts
     ledger/_decisions/  _code/  _corrupt/                   prunings and selections; accepted code; damaged parts
 
@@ -61,12 +62,13 @@ class Ledger:
 
     # ---- writing ---------------------------------------------------------------------------------------------
 
-    def append(self, record: TrialRecord) -> None:
-        """Commit an attempt. It is durable when this returns, and was not there in any form before its rename."""
-        data = encode(record_table([record]))
+    def append(self, *records: TrialRecord) -> None:
+        """Commit attempts: all of them or none. They are durable when this returns, and were not there in any form
+        before the rename."""
+        data, first = encode(record_table(records)), records[0]
         visit("ledger.before")
         unique = uuid.uuid4().hex[:8]
-        self.store.put(f"{FOLDER}/{record.trial}-{record.attempt:03d}-{unique}.{checksum(data)}.parquet", data)
+        self.store.put(f"{FOLDER}/{first.trial}-{first.attempt:03d}-{unique}.{checksum(data)}.parquet", data)
         visit("ledger.after")
 
     # ---- reading ---------------------------------------------------------------------------------------------
@@ -206,11 +208,12 @@ class Ledger:
     # ---- compaction ------------------------------------------------------------------------------------------
 
     def loose(self) -> int:
-        """How many parts hold a single attempt."""
+        """How many parts have not been compacted."""
         return sum(not name.startswith("compact-") for name in self._list())
 
     def compact(self, *, everything: bool = False) -> int:
         """Merge loose parts into one (`everything`: compacted ones too). Returns the number of files removed."""
+        self.refresh()  # how many attempts each part holds
         names = [name for name in self._list() if everything or not name.startswith("compact-")]
         removed = 0
         for batch in _batches(names, self._rows, TARGET):
@@ -234,8 +237,6 @@ class Ledger:
         return removed
 
     def _rows(self, name: str) -> int:
-        if not name.startswith("compact-"):
-            return 1
         known = self._parts.get(name)
         return len(known) if known is not None else sum(len(group) for group in self._groups(name))
 

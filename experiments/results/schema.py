@@ -27,8 +27,8 @@ import pyarrow as pa
 
 from experiments.slots import Scalar
 
-VERSION = 1
-"""Version of the schemas, in every file's metadata under `mer.schema`."""
+VERSION = 2
+"""Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`."""
 
 METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
 """The metrics that every trial reports, in the order of their columns."""
@@ -58,6 +58,8 @@ MEASURES = [
     pa.field("rung", pa.int32()),  # pruned: the epoch it was judged at,
     pa.field("rung_value", pa.float64()),  # what it had reached there,
     pa.field("cutoff", pa.float64()),  # and what it needed
+    pa.field("bundle", pa.string()),  # the layout of the bundle that it was trained in; null: alone, or not known yet
+    pa.field("bundle_size", pa.int32()),  # how many trials were trained in one step; costs are each one's share
 ]
 
 COST = [

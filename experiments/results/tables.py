@@ -55,6 +55,8 @@ class Verdict:
     rung: int | None = None
     rung_value: float | None = None
     cutoff: float | None = None
+    bundle: str | None = None
+    bundle_size: int | None = None
 
 
 def write_tables(
@@ -144,6 +146,8 @@ def trials_table(
             "rung": verdict.rung,
             "rung_value": verdict.rung_value,
             "cutoff": verdict.cutoff,
+            "bundle": verdict.bundle,
+            "bundle_size": verdict.bundle_size,
         }
         levels = cells[slot.corpus, slot.cell].levels
         values |= {name: as_type(levels.get(name), kind) for name, kind in factors.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments.protocol.actions import Fact, Judged
+from experiments.protocol.actions import Fact, Judged, Unit
 from experiments.protocol.state import State, replay_ledger
 from experiments.results.ledger import Ledger
 from experiments.results.snapshot import Known
@@ -12,7 +12,7 @@ from experiments.results.store import Store
 from experiments.results.tables import Verdict, write_tables
 from experiments.schedule.naming import Names, conditions_of
 from experiments.schedule.session import Session, decision_row
-from experiments.slots import Scalar, Slot, Stage, Status
+from experiments.slots import Slot, Stage, Status
 from experiments.space.plan import Plan
 
 
@@ -35,15 +35,15 @@ def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | Non
 def replay(plan: Plan, names: Names, known: Mapping[str, Known]) -> State:
     """The protocol, told all that is on record."""
 
-    def look_up(slot: Slot, params: Mapping[str, Scalar]) -> Fact | None:
-        found = known.get(names.trial(slot, params))
+    def look_up(slot: Slot, unit: Unit) -> Fact | None:
+        found = known.get(names.trial(slot, unit))
         if found is None:
             return None
         if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE:
             wanted = {condition.name for condition in conditions_of(plan, plan.cell_of(slot))}
             if not wanted <= found.conditions:
                 return None
-        return Fact(slot, found.curve, found.status, params)
+        return Fact(slot, found.curve, found.status, unit.params[unit.slots.index(slot)])
 
     return replay_ledger(plan, look_up)
 
@@ -58,7 +58,8 @@ def judge(plan: Plan, names: Names, known: Mapping[str, Known], state: State) ->
     for slot in state.order:
         params = state.params(slot)
         status = state.status(slot)
-        trial = None if params is None else names.trial(slot, params)
+        unit = state.unit(slot)
+        trial = None if unit is None else names.trial(slot, unit)
         record = known.get(trial) if trial is not None else None
         if status is Status.PRUNED and record is None:
             status = Status.MISSING  # decided, and its record not yet written
@@ -78,6 +79,8 @@ def judge(plan: Plan, names: Names, known: Mapping[str, Known], state: State) ->
                 rung=judged.rung if judged else None,
                 rung_value=judged.value if judged else None,
                 cutoff=judged.cutoff if judged else None,
+                bundle=names.layout(unit) if unit is not None and unit.is_bundle else None,
+                bundle_size=None if unit is None else len(unit.slots),
             )
         )
     return verdicts

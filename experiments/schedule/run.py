@@ -16,7 +16,6 @@ from experiments.results.declared import changed_corpora, declare
 from experiments.results.ledger import Ledger
 from experiments.results.store import LocalStore, check_writable
 from experiments.results.tables import Verdict
-from experiments.schedule import states
 from experiments.schedule.progress import At, Progress
 from experiments.schedule.publish import publish
 from experiments.schedule.session import Session
@@ -120,7 +119,7 @@ def execute(
             verdicts = publisher.publish()
     if session.blocked:
         raise UserError(session.blocked)
-    states.sweep(ledger.store, ledger.refresh().rows)
+    session.sweep()
     counts = Counter(verdict.status.value for verdict in verdicts)
     failed = counts[Status.FAILED.value] + counts[Status.OOM.value]
     code = OK

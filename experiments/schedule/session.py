@@ -10,18 +10,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from experiments.protocol.actions import Action, Confirm, Continue, Fact, Judged, Pause, Select, Start, Stop
+from experiments.protocol.actions import (
+    Action,
+    Confirm,
+    Continue,
+    Fact,
+    Judged,
+    Pause,
+    Select,
+    Start,
+    Stop,
+    Unit,
+)
 from experiments.protocol.state import State, replay_ledger
 from experiments.results.decisions import DecisionRow, append_decisions
 from experiments.results.ledger import LOOSE, Ledger
 from experiments.results.snapshot import Known
 from experiments.schedule import states
 from experiments.schedule.naming import Names, conditions_of
-from experiments.schedule.work import Do, Ended, Order, Outcome, Spec
-from experiments.slots import Scalar, Slot, Stage, Status
+from experiments.schedule.work import Closing, Do, Ended, Member, Order, Outcome, Result, Spec
+from experiments.slots import Slot, Stage, Status
 from experiments.space.plan import Plan
 
 WORKERS_LOST = 3
@@ -40,6 +51,9 @@ class Tally:
     before: int = 0
     trained_s: float = 0.0
     tests: dict[tuple[str, str], dict[int, list[float]]] = field(default_factory=dict)
+
+
+Work = Start | Confirm | Continue
 
 
 class Session:
@@ -66,7 +80,6 @@ class Session:
         self.trials = trials
         self.names = Names(plan, ledger.equal_code())
         snapshot = ledger.refresh()
-        states.sweep(ledger.store, snapshot.rows)
         self.attempts = dict(snapshot.attempts)
         self.known: dict[str, Known] = snapshot.known(plan.metric)
         self.ending: str | None = None
@@ -77,11 +90,12 @@ class Session:
         self._retried: set[str] = set()
         self._proven = False
         self.state: State = replay_ledger(plan, self.look_up)
+        self.sweep()
         self.tally.before = sum(self.state.status(slot) is not Status.MISSING for slot in self.state.order)
-        self._holder: dict[Slot, str] = {}  # slot that has reported -> worker that keeps it
+        self._holder: dict[Slot, str] = {}  # first slot of a unit that has reported -> worker that keeps it
         self._running: dict[str, list[Order]] = {}  # worker -> what it is doing
-        self._busy: dict[str, Slot] = {}  # trial -> slot it is run for
-        self._waiting: dict[str, list[Action]] = {}  # trial -> actions for other slots that are the same trial
+        self._busy: dict[str, Slot] = {}  # item -> first slot of the unit that it is run for
+        self._waiting: dict[str, list[Work]] = {}  # item -> actions for other units that are the same item
         self._chores: deque[Order] = deque()
         self._again: deque[Order] = deque()
         self._large: deque[Order] = deque()
@@ -94,9 +108,16 @@ class Session:
 
     # ---- what is known ---------------------------------------------------------------------------------------
 
-    def look_up(self, slot: Slot, params: Mapping[str, Scalar]) -> Fact | None:
+    def look_up(self, slot: Slot, unit: Unit) -> Fact | None:
         """What the ledger knows of a slot; None if it has to be run (again)."""
-        trial = self.names.trial(slot, params)
+        found = self._recorded(slot, unit)
+        if found is None:
+            return None
+        return Fact(slot, found.curve, found.status, unit.params[unit.slots.index(slot)])
+
+    def _recorded(self, slot: Slot, unit: Unit) -> Known | None:
+        """What is on record of a slot's trial and holds."""
+        trial = self.names.trial(slot, unit)
         found = self.known.get(trial)
         if found is None or (found.status in (Status.FAILED, Status.OOM) and self._runs_again(trial)):
             return None
@@ -104,7 +125,7 @@ class Session:
             wanted = {condition.name for condition in conditions_of(self.plan, self.plan.cell_of(slot))}
             if not wanted <= found.conditions:
                 return None  # a condition was added: trained and scored again, by the same streams
-        return Fact(slot, found.curve, found.status, params)
+        return found
 
     def _runs_again(self, trial: str) -> bool:
         return self.retry and trial not in self._retried
@@ -126,7 +147,7 @@ class Session:
 
     def remaining(self) -> int:
         """Slots that have not ended."""
-        return self.state._left
+        return self.state.left
 
     def busy_workers(self) -> frozenset[str]:
         """Workers that are carrying out orders."""
@@ -159,7 +180,7 @@ class Session:
         return orders
 
     def report(self, worker: str, outcomes: Sequence[Outcome]) -> list[Order]:
-        """Take in what a worker has done. Returns what it should do next with the trial it holds, if anything."""
+        """Take in what a worker has done. Returns what it should do next with the item it holds, if anything."""
         self._running.pop(worker, None)
         for outcome in outcomes:
             self._outcome(worker, outcome)
@@ -178,9 +199,10 @@ class Session:
         return orders
 
     def lost(self, worker: str, reason: str = "its worker was lost") -> None:
-        """A worker is gone with all that it held. Its trial runs again from the last saved state."""
-        for order in self._running.pop(worker, []):
-            self._again_or_failed(order, reason)
+        """A worker is gone with all that it held. Its item runs again from the last saved state."""
+        orders = self._running.pop(worker, [])
+        for item in dict.fromkeys(order.item for order in orders):
+            self._again_or_failed([order for order in orders if order.item == item], reason)
         for slot in [slot for slot, holder in self._holder.items() if holder == worker]:
             del self._holder[slot]
             self.state.lost(slot)
@@ -189,6 +211,11 @@ class Session:
         """The results cannot be written: nothing more is started, and the run ends with this explanation."""
         self.blocked = self.blocked or reason
         self.ending = self.ending or reason
+
+    def sweep(self) -> None:
+        """Remove resume states of what has ended."""
+        bundles = {self.names.unit(unit) for unit in self.state.ended_units() if unit.is_bundle}
+        states.sweep(self.ledger.store, {*self.ledger.refresh().rows, *bundles})
 
     def compact_if_needed(self) -> None:
         """Keep the number of files bounded."""
@@ -216,22 +243,34 @@ class Session:
             if orders:
                 return orders
 
-    def _begin(self, action: Start | Confirm | Continue) -> list[Order]:
-        """The order for a slot, unless the ledger has come to know it or its trial is in other hands."""
-        slot = action.slot
-        params = self.state.params(slot)
-        assert params is not None
-        trial = self.names.trial(slot, params)
-        if trial in self._busy and self._busy[trial] != slot:
-            self._waiting.setdefault(trial, []).append(action)
+    def _begin(self, action: Work) -> list[Order]:
+        """The order for a unit, unless its item is in other hands."""
+        unit = action.unit
+        item = self.names.unit(unit)
+        if item in self._busy and self._busy[item] != unit.slot:
+            self._waiting.setdefault(item, []).append(action)
             return []
-        self._busy[trial] = slot
-        self._begun_trials += not isinstance(action, Continue)
-        return [Order(Do.TRAIN, self._spec(slot, params), action.until)]
+        self._busy[item] = unit.slot
+        self._begun_trials += 0 if isinstance(action, Continue) else len(unit.slots)
+        return [self._order(Do.TRAIN, unit, action.until)]
 
-    def _spec(self, slot: Slot, params: Mapping[str, Scalar]) -> Spec:
+    def _order(self, do: Do, unit: Unit, until: int = 0, closings: tuple[Closing, ...] = ()) -> Order:
+        return Order(do, self.names.unit(unit), tuple(self._member(slot, unit) for slot in unit.slots), until, closings)
+
+    def _member(self, slot: Slot, unit: Unit) -> Member:
+        """One trial of an order. Alone it is what the order is about; in a bundle it may have ended before others."""
+        spec = self._spec(slot, unit)
+        if not unit.is_bundle:
+            return Member(spec)
+        found = self._recorded(slot, unit)
+        last = self.state.pruned_at(slot)
+        if last is None and found is not None and found.status is Status.PRUNED:
+            last = len(found.curve)
+        return Member(spec, last, found is not None)
+
+    def _spec(self, slot: Slot, unit: Unit) -> Spec:
         plan = self.plan
-        key, text = self.names.key(slot, params)
+        key, text = self.names.key(slot, unit)
         return Spec(
             key=key,
             recipe=text,
@@ -246,119 +285,143 @@ class Session:
             conditions=conditions_of(plan, plan.cell_of(slot)) if slot.stage is Stage.CONFIRM else (),
             keep=plan.keep,
             attempt=self.attempts.get(key.trial, 0),
-            params=dict(params),
+            params=dict(unit.params[unit.slots.index(slot)]),
         )
 
     def _held_by(self, action: Action) -> str | None:
-        return None if isinstance(action, Select) else self._holder.get(action.slot)
+        if isinstance(action, Select):
+            return None
+        if isinstance(action, Stop):
+            unit = self.state.unit(action.slot)
+            return None if unit is None else self._holder.get(unit.slot)
+        return self._holder.get(action.unit.slot)
 
     def _take_action(self, action: Action, held: list[Order] | None) -> None:
-        """Turn an action that needs no new worker into orders, for the worker that holds the slot or for anyone."""
+        """Turn an action that needs no new worker into orders, for the worker that holds the unit or for anyone."""
         if isinstance(action, Select):
             return
-        slot = action.slot
-        holder = self._holder.pop(slot, None)
-        params = self.state.params(slot)
-        if isinstance(action, Stop) and (params is None or action.status is Status.SKIPPED):
+        if isinstance(action, Stop):
+            self._stop(action, self._chores if held is None else held)
+            return
+        holder = self._holder.pop(action.unit.slot, None)
+        if isinstance(action, Pause):
+            if held is not None:
+                held.append(self._order(Do.PAUSE, action.unit))
+        elif held is not None and holder is not None:
+            held.append(self._order(Do.TRAIN, action.unit, action.until))
+        else:
+            self._again.append(self._order(Do.TRAIN, action.unit, action.until))
+
+    def _stop(self, action: Stop, orders: list[Order] | deque[Order]) -> None:
+        """Have an ending written down, together with those of other trials of its bundle."""
+        slot, unit = action.slot, self.state.unit(action.slot)
+        if unit is None or action.status is Status.SKIPPED:
             self.tally.done[Status.SKIPPED] += 1
             return
-        assert params is not None
-        if isinstance(action, Stop):
-            trial = self.names.trial(slot, params)
-            known = self.known.get(trial)
-            if known is not None and known.status in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED):
-                return  # on record already, with at least the epochs that this needs
-            order = Order(
-                Do.CLOSE,
-                self._spec(slot, params),
-                action.rung or 0,
-                action.status,
-                action.reason,
-                action.rung,
-                action.value,
-                action.cutoff,
-            )
-            (self._chores if held is None else held).append(order)
-        elif isinstance(action, Pause):
-            if held is not None:
-                held.append(Order(Do.PAUSE, self._spec(slot, params)))
-        elif isinstance(action, Continue | Start | Confirm):
-            order = Order(Do.TRAIN, self._spec(slot, params), action.until)
-            if held is not None and holder is not None:
-                held.append(order)
-            else:
-                self._again.append(order)
+        known = self.known.get(self.names.trial(slot, unit))
+        if all(self.state.status(other) is not Status.MISSING for other in unit.slots):
+            self._holder.pop(unit.slot, None)
+        if known is not None and known.status in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED):
+            return  # on record already, with at least the epochs that this needs
+        closing = Closing(
+            unit.slots.index(slot), action.status, action.reason, action.rung, action.value, action.cutoff
+        )
+        order = self._order(Do.CLOSE, unit, action.rung or 0, (closing,))
+        last = orders[-1] if orders else None
+        if last is not None and (last.do, last.item, last.until) == (Do.CLOSE, order.item, order.until):
+            orders[-1] = replace(order, closings=(*last.closings, closing))
+        else:
+            orders.append(order)
 
     # ---- outcomes --------------------------------------------------------------------------------------------
 
     def _outcome(self, worker: str, outcome: Outcome) -> None:
-        order, slot = outcome.order, outcome.order.spec.slot
-        trial = order.spec.trial
+        order = outcome.order
         self.tally.trained_s += outcome.trained_s
-        if outcome.ended is Ended.REACHED:
-            self._holder[slot] = worker
-            self.state.observe(Fact(slot, outcome.curve, None, order.spec.params))  # type: ignore[arg-type]
-        elif outcome.ended is Ended.COMMITTED:
-            assert outcome.status is not None
-            self._committed(order, outcome)
+        if outcome.ended in (Ended.REACHED, Ended.COMMITTED):
+            self._progress(worker, outcome)
         elif outcome.ended is Ended.OUT_OF_MEMORY:
-            self._ooms[trial] += 1
-            if self._ooms[trial] == 1:
+            self._ooms[order.item] += 1
+            if self._ooms[order.item] == 1:
                 self._large.append(order)
             else:
                 reason = f"out of memory twice, the second time with a larger share: {outcome.reason}"
-                self._chores.append(replace(order, do=Do.CLOSE, until=0, status=Status.OOM, reason=reason))
+                self._chores.append(self._given_up(order, Status.OOM, reason))
         elif outcome.ended is Ended.BROKEN:
-            self._again_or_failed(order, outcome.reason or "its device failed")
+            self._again_or_failed([order], outcome.reason or "its device failed")
         elif outcome.ended is Ended.BLOCKED:
             self.block(outcome.reason or "the results cannot be written")
         elif outcome.ended is Ended.INTERRUPTED:
-            self._busy.pop(trial, None)
+            self._busy.pop(order.item, None)
 
-    def _committed(self, order: Order, outcome: Outcome) -> None:
-        trial, slot = order.spec.trial, order.spec.slot
-        assert outcome.status is not None
-        self._busy.pop(trial, None)
-        self.attempts[trial] = max(self.attempts.get(trial, 0), order.spec.attempt + 1)
-        self._retried.add(trial)
-        conditions = frozenset(condition.name for condition in order.spec.conditions)
-        self.known[trial] = Known(
-            trial, outcome.status, outcome.reason, self.attempts[trial], len(outcome.curve), outcome.curve, conditions
-        )
-        self.tally.done[outcome.status] += 1
-        if self.plan.metric in outcome.test:
-            scores = self.tally.tests.setdefault((slot.corpus, slot.cell), {})
-            scores.setdefault(slot.study, []).append(outcome.test[self.plan.metric])
-        if outcome.status is not Status.PRUNED:  # of a pruning the protocol knows already: it ordered it
-            fact = Fact(slot, outcome.curve, outcome.status, order.spec.params)  # type: ignore[arg-type]
-            self.state.observe(fact)
-        for action in self._waiting.pop(trial, []):
-            self._same_trial(action)
+    def _progress(self, worker: str, outcome: Outcome) -> None:
+        """Some of an item's trials have ended, the others have reached what was asked for."""
+        order, first = outcome.order, outcome.order.spec.slot
+        if outcome.ended is Ended.REACHED:
+            self._holder[first] = worker
+        for member, result in zip(order.members, outcome.results, strict=True):
+            if result.status is not None:
+                self._committed(member.spec, result)
+        done = all(self.state.status(member.spec.slot) is not Status.MISSING for member in order.members)
+        over = outcome.ended is Ended.COMMITTED and (order.do is Do.TRAIN or not order.until or done)
+        if over or done:
+            self._busy.pop(order.item, None)
+        for member, result in zip(order.members, outcome.results, strict=True):
+            spec = member.spec
+            if result.status is None and not member.recorded and order.do is Do.TRAIN:
+                self.state.observe(Fact(spec.slot, result.curve, None, spec.params))  # type: ignore[arg-type]
+        if over:
+            for action in self._waiting.pop(order.item, []):
+                self._same_item(action)
         self._stop_if_hopeless()
 
-    def _same_trial(self, action: Action) -> None:
-        """Another slot is the same trial: what has just been found out is true of it too."""
-        assert isinstance(action, Start | Confirm | Continue)
-        params = self.state.params(action.slot)
-        assert params is not None
-        fact = self.look_up(action.slot, params)
-        if fact is not None:
-            self.state.observe(fact)
-        if fact is None or (fact.status is Status.PRUNED and len(fact.curve) < action.until):
+    def _committed(self, spec: Spec, result: Result) -> None:
+        trial, slot = spec.trial, spec.slot
+        assert result.status is not None
+        self.attempts[trial] = max(self.attempts.get(trial, 0), spec.attempt + 1)
+        self._retried.add(trial)
+        conditions = frozenset(condition.name for condition in spec.conditions)
+        self.known[trial] = Known(
+            trial, result.status, result.reason, self.attempts[trial], len(result.curve), result.curve, conditions
+        )
+        self.tally.done[result.status] += 1
+        if self.plan.metric in result.test:
+            scores = self.tally.tests.setdefault((slot.corpus, slot.cell), {})
+            scores.setdefault(slot.study, []).append(result.test[self.plan.metric])
+        if result.status is not Status.PRUNED:  # of a pruning the protocol knows already: it ordered it
+            self.state.observe(Fact(slot, result.curve, result.status, spec.params))  # type: ignore[arg-type]
+
+    def _same_item(self, action: Work) -> None:
+        """Another unit is the same item: what has just been found out is true of it too."""
+        unit, missing = action.unit, False
+        for slot in unit.slots:
+            fact = self.look_up(slot, unit)
+            if fact is not None:
+                self.state.observe(fact)
+            if fact is None or (fact.status is Status.PRUNED and len(fact.curve) < action.until):
+                missing = True
+        if missing:
             self._again.extend(self._begin(action))
 
-    def _again_or_failed(self, order: Order, reason: str) -> None:
-        trial = order.spec.trial
-        if order.do is Do.TRAIN or order.until:
-            self._losses[trial] += 1
-        if self._losses[trial] >= WORKERS_LOST:
+    def _given_up(self, order: Order, status: Status, reason: str) -> Order:
+        """An order that ends what is not on record of an item, without computing anything."""
+        closings = []
+        for number, member in enumerate(order.members):
+            unit = self.state.unit(member.spec.slot)
+            if unit is None or self._recorded(member.spec.slot, unit) is None:
+                closings.append(Closing(number, status, reason))
+        return replace(order, do=Do.CLOSE, until=0, closings=tuple(closings))
+
+    def _again_or_failed(self, orders: Sequence[Order], reason: str) -> None:
+        """What a lost worker was to do with one item: somebody else does it, unless it has cost too many workers."""
+        item = orders[0].item
+        self._losses[item] += any(order.do is Do.TRAIN or order.until for order in orders)
+        if self._losses[item] >= WORKERS_LOST:
             reason = f"{WORKERS_LOST} workers were lost on this trial; the last time: {reason}"
-            failed = replace(order, do=Do.CLOSE, until=0, status=Status.FAILED, reason=reason)
-            self._chores.append(failed)
-        elif order.do is Do.CLOSE:
-            self._chores.append(order)
-        elif order.do is Do.TRAIN:
-            self._again.append(order)
+            self._chores.append(self._given_up(orders[-1], Status.FAILED, reason))
+            return
+        self._chores.extend(order for order in orders if order.do is Do.CLOSE)
+        self._again.extend(order for order in orders if order.do is Do.TRAIN)
 
     def _stop_if_hopeless(self) -> None:
         done = self.tally.done
@@ -387,8 +450,8 @@ class Session:
 def decision_row(plan: Plan, names: Names, state: State, decision: Judged | Select) -> DecisionRow:
     """A decision of the protocol as the ledger and the tables write it."""
     slot = decision.winner if isinstance(decision, Select) else decision.slot
-    params = state.params(slot)
-    trial = None if params is None else names.trial(slot, params)
+    unit = state.unit(slot)
+    trial = None if unit is None else names.trial(slot, unit)
     if isinstance(decision, Select):
         return DecisionRow(
             slot.corpus, slot.cell, slot.study, slot.fold, "select", slot.draw, trial, None, decision.value, None,

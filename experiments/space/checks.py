@@ -19,6 +19,8 @@ def corpus_ref(folder: Path) -> CorpusRef:
 
     corpus = load_corpus(folder)
     offers = {f"features/{modality}" for modality in corpus.info.features}
+    beside = {modality: folder / "features" / f"{modality}.offsets.npy" for modality in corpus.info.features}
+    offers |= {f"vectors/{modality}" for modality, file in beside.items() if not file.exists()}
     if any(utterance.wav for utterance in corpus.train):
         offers.add("audio")
     if any(utterance.transcript for utterance in corpus.train):

@@ -30,6 +30,10 @@ OWN_KEYS = frozenset({"weights", "checkpoint", "revision", "train", "last_k"})
 """What an encoder's entry holds that is no parameter of its class."""
 
 
+PLANNED = frozenset({"bundle"})
+"""Fields of the recipe that the plan sets, and no space file."""
+
+
 @functools.cache
 def level_table(field: str) -> dict[str, str]:
     """The levels of a field, read from the source text: some of those modules import torch."""
@@ -67,6 +71,8 @@ def sections() -> Mapping[str, type[BaseModel]]:
     def visit(model: type[BaseModel], path: str) -> None:
         found[path] = model
         for name, info in model.model_fields.items():
+            if name in PLANNED and not path:
+                continue
             for kind in (info.annotation, *typing.get_args(info.annotation)):
                 if isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, LevelConfig):
                     visit(kind, f"{path}.{name}" if path else name)
@@ -83,7 +89,7 @@ def fields() -> tuple[str, ...]:
         path
         for section, model in nested.items()
         for name in model.model_fields
-        if (path := f"{section}.{name}" if section else name) not in nested
+        if (section or name not in PLANNED) and (path := f"{section}.{name}" if section else name) not in nested
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.slots import Cell, Scalar
-from experiments.space import checks, contrasts
+from experiments.space import bundles, checks, contrasts
 from experiments.space.design import (
     Factor,
     baseline_of,
@@ -169,6 +169,7 @@ class _Planner:
         if space.folds is not None:
             count = checks.fold_count(space.folds.by, space.folds.count, list(corpora.values()))
             folds = Folds(space.folds.by, count)
+        bundling, bundled, alone = bundles.choose(space.bundle, cells, corpora)
         asha = space.tune.pruner.asha
         gpus = space.resources.gpus
         return Plan(
@@ -191,6 +192,9 @@ class _Planner:
                 eta=Tuning.eta if asha is None else asha.eta,
                 exempt=space.tune.exempt,
             ),
+            bundling=bundling,
+            bundled=bundled,
+            alone=alone,
             hypers=hypers,
             conditions=conditions,
             contrasts=tuple(declared),

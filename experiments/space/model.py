@@ -273,6 +273,21 @@ class ResourcesModel(_Strict):
     threads: int = Field(default=1, ge=1, description="CPU threads of a trial; part of the recipe")
 
 
+class BundleModel(_Strict):
+    """Trials of a cell that are trained in one step."""
+
+    size: int = Field(default=8, ge=1, description="trials in one step at most; 1: each alone")
+    studies: int = Field(default=4, ge=1, description="studies that are planned together, so that confirms can be")
+
+
+def _bundle(value: Any) -> Any:
+    if value is False or value == "none":
+        return "off"
+    if isinstance(value, bool) or (isinstance(value, str) and value not in ("auto", "off")):
+        raise ValueError("give auto, off, a number of trials, or {size: ..., studies: ...}")
+    return {"size": value} if isinstance(value, int) else value
+
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -322,6 +337,9 @@ class Space(_Strict):
     tune: Tune = Field(default=Tune(), description="hyperparameters, and how they are searched")
     studies: Annotated[Studies, BeforeValidator(_studies)] = Field(
         default=Studies(), description="independent repetitions of the whole experiment"
+    )
+    bundle: Annotated[Literal["auto", "off"] | BundleModel, BeforeValidator(_bundle)] = Field(
+        default="auto", description="train several trials of a cell in one step, where that pays; a number: so many"
     )
     folds: Annotated[FoldsModel | None, BeforeValidator(_folds)] = Field(
         default=None, description="outer test folds; null: the corpus's own test split"

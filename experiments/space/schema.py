@@ -90,6 +90,7 @@ TEXT, NUMBER, TEXTS = {"type": "string"}, {"type": "integer"}, {"type": "array",
 SHORTHANDS: Mapping[str, list[dict[str, Any]]] = {
     "corpora": [TEXT],
     "studies": [NUMBER],
+    "bundle": [NUMBER],
     "folds": [{"enum": ["speaker", "dialogue", "session"]}],
     "design": [
         {"enum": ["full", "one_factor"]},

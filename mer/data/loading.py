@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mer.batch import Batch, Dialogues
+from mer.batch import Batch, Dialogues, Sequence
 from mer.data.corpus import CorpusInfo, Utterance
 from mer.data.ragged import Ragged
 from mer.data.sampling import SampleInfo
@@ -67,13 +68,21 @@ class SplitData:
 
         With `dialogues` the rows must come ordered by dialogue and turn, as whole-dialogue samplers give them.
         """
-        kept = self.present[rows] & available[rows] & ~self._would_leak(rows, available)
-        modalities = {
+        modalities = self.gather(rows, self.kept(rows, available))
+        ids = tuple(self.ids[row] for row in rows)
+        return Batch(modalities, ids, self._dialogues(rows) if dialogues else None)
+
+    def kept(self, rows: np.ndarray, available: np.ndarray) -> np.ndarray:
+        """`[len(rows), M]`: what these rows have and a mask over the whole split leaves them."""
+        kept: np.ndarray = self.present[rows] & available[rows] & ~self._would_leak(rows, available)
+        return kept
+
+    def gather(self, rows: np.ndarray, kept: np.ndarray) -> dict[str, Sequence]:
+        """The padded sequences of these rows; `kept [len(rows), M]` says which modalities each has."""
+        return {
             name: array.gather(rows, kept[:, column], device=self.device)
             for column, (name, array) in enumerate(self.arrays.items())
         }
-        ids = tuple(self.ids[row] for row in rows)
-        return Batch(modalities, ids, self._dialogues(rows) if dialogues else None)
 
     def _would_leak(self, rows: np.ndarray, available: np.ndarray) -> np.ndarray:
         """`[len(rows), M]`: entries made from a transcript that the mask withholds, be it a neighbour's."""
@@ -109,7 +118,7 @@ class SplitData:
 
 def prepare_split(
     info: CorpusInfo,
-    utterances: Sequence[Utterance],
+    utterances: Items[Utterance],
     encoders: Mapping[str, Encoder],
     store: FeatureStore,
     device: torch.device | str = "cpu",
@@ -158,17 +167,17 @@ def _borrowed(
     return found
 
 
-def _lacks(encoder: Encoder, info: CorpusInfo, utterances: Sequence[Utterance]) -> bool:
+def _lacks(encoder: Encoder, info: CorpusInfo, utterances: Items[Utterance]) -> bool:
     return encoder.frontend is not None and all(encoder.item(info, utterance) is None for utterance in utterances)
 
 
-def _nothing(encoder: Encoder, utterances: Sequence[Utterance]) -> Ragged:
+def _nothing(encoder: Encoder, utterances: Items[Utterance]) -> Ragged:
     """No frame for anybody, at the width that the encoder's frontend gives."""
     assert encoder.frontend is not None
     return Ragged(np.zeros((0, encoder.frontend.dim), np.float32), np.zeros(len(utterances) + 1, np.int64))
 
 
-def _in_dialogue_order(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
+def _in_dialogue_order(utterances: Items[Utterance]) -> tuple[Utterance, ...]:
     """Dialogues in the order of their first utterance, turns ascending; utterances without one stand alone."""
     first: dict[str, int] = {}
     for position, utterance in enumerate(utterances):
@@ -184,6 +193,6 @@ def _in_dialogue_order(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]
     return tuple(utterance for _, utterance in sorted(enumerate(utterances), key=key))
 
 
-def _numbered(names: Sequence[str]) -> IntArray:
+def _numbered(names: Items[str]) -> IntArray:
     numbers: dict[str, int] = {}
     return np.asarray([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)

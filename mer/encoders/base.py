@@ -38,6 +38,9 @@ class Encoder(nn.Module):
     unbundled: str = ""
     """Why trials with it cannot be trained together in one step (`mer.bundle`), if they cannot."""
 
+    one_frame: bool = False
+    """Does it give one frame for each utterance, whatever the corpus?"""
+
     kind: ClassVar[Literal["audio", "text", "features"]] = "features"
     out_dim: int
     frontend: Frontend | None = None

@@ -144,6 +144,7 @@ class LlmContext(HfText):
     """
 
     requires = frozenset({"text", "dialogue"})
+    one_frame = True
     level = "llm_context"
 
     def __init__(

@@ -138,6 +138,7 @@ class TfIdf(HashedText):
         segmenter: as for `hf_text`.
     """
 
+    one_frame = True
     idf: Tensor
 
     def __init__(

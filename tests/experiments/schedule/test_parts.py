@@ -22,7 +22,7 @@ from mer.errors import UserError
 
 
 def outcome(peak: float) -> Outcome:
-    return Outcome(Order(Do.TRAIN, None), Ended.COMMITTED, peak_memory_mb=peak)  # type: ignore[arg-type]
+    return Outcome(Order(Do.TRAIN, "item", ()), Ended.COMMITTED, peak_memory_mb=peak)
 
 
 def test_shares_follow_measured_memory() -> None:
