@@ -54,6 +54,7 @@ lock:
 	$(BIN)/pip install --quiet --editable ".[$(EXTRAS)]"
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 	touch $(STAMP)
+	$(BIN)/python -m docs.tools.generate
 	$(MAKE) test
 
 clean:
