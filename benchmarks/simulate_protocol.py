@@ -244,7 +244,7 @@ def main() -> None:
     for draws in args.draws:
         tuning = replace(Tuning(), draws=draws, **given)
         tables[draws] = measure(tuning, args.replications, args.first_seed)
-        parts.append(f"### {draws} draws per cell and study\n\n{markdown(tables[draws], args.replications)}\n")
+        parts.append(f"## {draws} draws per cell and study\n\n{markdown(tables[draws], args.replications)}\n")
         print(parts[-1], flush=True)
     seconds = time.process_time() - started
     print(f"{seconds:.0f} s")

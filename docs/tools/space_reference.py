@@ -7,8 +7,10 @@ import typing
 from collections.abc import Iterator
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from docs.tools.words import bounds, default_words, title, type_words
+from experiments.space.fields import PLANNED
 from experiments.space.model import Space
 from mer.recipe import LevelConfig, Recipe
 
@@ -59,13 +61,18 @@ def _section(model: type[BaseModel]) -> str:
 
 def _table(model: type[BaseModel]) -> str:
     rows = ["| key | type | default | |", "|---|---|---|---|"]
-    for name, info in model.model_fields.items():
+    for name, info in _written(model):
         kind = LINKED.get((model.__name__, name)) or type_words(info.annotation) + bounds(info)
         default = default_words(info.default)
         rows.append(
             f"| `{info.alias or name}` | {kind} | {default} | {info.description or ''} |".replace("|  |", "| |")
         )
     return "\n".join([*rows, ""])
+
+
+def _written(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields that a file may set; the plan sets the others."""
+    return ((n, info) for n, info in model.model_fields.items() if not (model is Recipe and n in PLANNED))
 
 
 def _nested(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -80,6 +87,6 @@ def _nested(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
             for info in annotation.model_fields.values():
                 visit(info.annotation)
 
-    for info in model.model_fields.values():
+    for _, info in _written(model):
         visit(info.annotation)
     yield from seen

@@ -106,7 +106,8 @@ def at_random(asked: Asked) -> Mask:
 
     Equation:
         rate = 1 - (sum_i m_i) / (N M),   m_i modalities of utterance i that are left
-        one modality is kept for certain, each as likely; each other with p = (M (1 - rate) - 1) / (M - 1)
+        one modality is kept for certain, each as likely;
+        each other with p = (M (1 - rate) - 1) / (M - 1)
 
     In closed form, so that the expected rate is exact where the published code draws until it comes within 0.005. The
     rate cannot exceed (M - 1) / M: 0.7 with three modalities is 2/3, in every paper that reports it. Masks of different
@@ -127,7 +128,8 @@ def at_rates(asked: Asked) -> Mask:
 
     Equation:
         P(modality m is kept) = a_m = 1 - rate_m
-        one modality is kept for certain, chosen with q_m proportional to a_m; each other with (a_m - q_m) / (1 - q_m)
+        one modality is kept for certain, chosen with q_m ~ a_m;
+        each other with (a_m - q_m) / (1 - q_m)
 
     Each rate is exact as long as the shares kept add up to at least 1.
 

@@ -156,8 +156,8 @@ class LengthBucket(Sampler):
 
     Equation:
         length_i = audio seconds + alpha text words
-        one permutation per epoch, cut into buckets of `bucket` batches; each sorted by length, cut into batches;
-        batches shuffled
+        one permutation per epoch, cut into buckets of `bucket` batches;
+        each bucket sorted by length and cut into batches; batches shuffled
 
     Composition and order differ in every epoch (the source shuffles once, at construction, and shows the same batches
     in the same order for ever).
@@ -177,8 +177,8 @@ class Weighted(Sampler):
     """N draws with replacement, by weight: against class imbalance and length bias.
 
     Equation:
-        share of class c      proportional to count_c^(1 - class_power)
-        within its class      w_i proportional to (share of utterances of i's length)^(-length_power)
+        share of class c      ~ count_c^(1 - class_power)
+        within its class      w_i ~ (share of utterances of i's length)^(-length_power)
 
     Lengths are counted in half-octaves of the mixed length. Shares of classes are exactly what `class_power` says,
     whether or not length and class go together.

@@ -29,7 +29,7 @@ class Features(Encoder):
     1]`; without, each row is one frame.
 
     Equation:
-        x <- (x - mean_train) / sd_train                   per dimension, over the training rows alone
+        x <- (x - mean_train) / sd_train          per dimension, over the training rows alone
 
     Shapes: `[B, T, d] -> [B, T, d]`.
     When to choose: the features exist already (bc-LSTM, DenseFace, COVAREP ...).

@@ -35,7 +35,7 @@ class HfText(Pretrained):
     """Any Hugging Face text encoder, by `checkpoint`: the full token sequence, not only `[CLS]`.
 
     Equation:
-        h = Transformer(tokens)                            hidden state `layer` of the released model
+        h = Transformer(tokens)              hidden state `layer` of the released model
 
     Shapes: tokens `[B, T]` -> `[B, T, hidden_size]`. Special tokens are part of the sequence, so that `cls` pooling
         finds the first one at position 0. Texts of more than `max_length` tokens are cut at the end.

@@ -124,7 +124,7 @@ class LlmContext(HfText):
     transcripts instead, which keeps the rest of the context.
 
     Equation:
-        z_i = LM(prompt(history of `window` utterances, speaker, text))        state of the last token, or their mean
+        z_i = LM(prompt(last `window` utterances, speaker, text))    of the last token, or the mean
 
     Shapes: prompts -> `[B, 1, hidden_size]`.
     When to choose: transcribed conversations, and a model of 0.5 to 8 B parameters at hand.

@@ -29,7 +29,7 @@ class LogMel(AudioEncoder):
 
     Equation:
         m_f = log(mel |STFT(x)_f| + offset)
-        x_t = mean of m_f over `pool` frames               the last average is over the frames that are left
+        x_t = mean of m_f over `pool` frames     the last is over the frames that are left
 
     Shapes: samples `[B, T]` -> `[B, ceil(F / pool), n_mels (2 n_mels with deltas)]`, F = 1 + T // hop.
     When to choose: a quick, frozen, weightless start; smoke tests.

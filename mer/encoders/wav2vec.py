@@ -41,7 +41,7 @@ class SpeechModel(Pretrained, AudioEncoder):
     """A model of the wav2vec 2.0 family by checkpoint.
 
     Equation:
-        h = Transformer(conv(x))                           hidden state `layer` of the released model
+        h = Transformer(conv(x))             hidden state `layer` of the released model
 
     Shapes: samples `[B, T]` -> `[B, T', hidden_size]` with T' = repeated floor((T - k) / s) + 1 over the convolutions:
         49 frames for a second of 16 kHz. Under 400 samples (one frame) a clip is padded with silence.

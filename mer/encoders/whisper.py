@@ -37,7 +37,7 @@ class Whisper(Pretrained, AudioEncoder):
     utterance's end are dropped, longer utterances are cut into windows whose frames follow one another.
 
     Equation:
-        h = Transformer(conv(log-mel(x)))                  hidden state `layer` of the released model
+        h = Transformer(conv(log-mel(x)))    hidden state `layer` of the released model
 
     Shapes: samples `[B, T]` -> `[B, ceil(T / 320), d_model]`.
     When to choose: multilingual speech, noisy recordings; lexical content is strong in it.

@@ -120,8 +120,8 @@ class TfIdf(HashedText):
     """Hashed TF-IDF of the whole text, projected: the classical baseline as one frame.
 
     Equation:
-        v_b   = (1 + ln n_b) idf_b          n_b: how often the text has a word (or n-gram) of bucket b
-        idf_b = ln((1 + N) / (1 + N_b)) + 1      N_b: training texts that have one, fitted on the training rows alone
+        v_b   = (1 + ln n_b) idf_b               n_b: words (or n-grams) of bucket b in the text
+        idf_b = ln((1 + N) / (1 + N_b)) + 1      N_b of the N training texts have one
         z     = W drop(v / |v|)
 
     Shapes: texts -> `[B, 1, dim]`.

@@ -104,9 +104,9 @@ class BiLstmAttn(Fusion):
 
     Equation:
         h_m = LN(W_m BiLSTM_m(x_m) + b_m)
-        h_m <- h_m + CrossAttention(LN h)_m;   h_m <- h_m + FFN(LN h_m)        `blocks` times, pairwise for M > 2
+        h_m <- h_m + CrossAttention(LN h)_m;  h_m <- h_m + FFN(LN h_m)     `blocks` times
         merge: concat    x_m' = h_m
-        merge: gate      x_m' = sigmoid(V_m gelu(U_m h_m)) * h_m               per frame and dimension
+        merge: gate      x_m' = sigmoid(V_m gelu(U_m h_m)) * h_m      per frame and dimension
         F = [x_1'; ...; x_M'] along time
 
     BiLSTMs read the real frames only, from both ends.
@@ -184,7 +184,7 @@ class CnnBiLstmAttn(BiLstmAttn):
     """A temporal CNN per modality before `bilstm_attn`.
 
     Equation:
-        x_m <- LN(drop(gelu(conv(x_m))))                                       `conv_layers` times, length kept
+        x_m <- LN(drop(gelu(conv(x_m))))         `conv_layers` times, length kept
         then as `bilstm_attn`
 
     Padding is zeroed before every convolution.

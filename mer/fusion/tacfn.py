@@ -85,12 +85,13 @@ class Tacfn(Fusion):
     """Cross-modal Transformer blocks, then an adaptive gate that weighs modalities per dimension.
 
     Equation:
-        x_m <- LN(x_m + MHA_m(x_m, x_m, x_m))                                  `self_attention`
-        x_m <- LN(x_m + mean over present n != m of MHA_mn(x_m, x_n, x_n))     `cross_attention`
-        x_m <- LN(x_m + FFN(x_m))                                              all three `layers` times
+        x_m <- LN(x_m + MHA_m(x_m, x_m, x_m))                                `self_attention`
+        x_m <- LN(x_m + mean over present n != m of MHA_mn(x_m, x_n, x_n))   `cross_attention`
+        x_m <- LN(x_m + FFN(x_m))                                            all `layers` times
         h_m = LN(x_m),  p_m = mean_t(h_m)
-        w   = softmax over present m of [MLP(g)_1, ..., MLP(g)_{M-1}, 0],  g = [p_m ..., |p_i - p_j| ..., p_i * p_j ...]
-        F   = sum_m w_m * h_m  at the anchor's positions                       w in [0, 1]^D per modality
+        g   = [p_1; ...; p_M; |p_i - p_j| ...; p_i * p_j ...]                all pairs i < j
+        w   = softmax over present m of [MLP(g)_1, ..., MLP(g)_{M-1}, 0]     in [0, 1]^D
+        F   = sum_m w_m * h_m                                                at the anchor's positions
 
     For two modalities the softmax is w = sigmoid(MLP [a; t; |a - t|; a * t]), the source's gate. How others come to the
     anchor's positions is `align`. An utterance without its anchor gives one frame, sum_m w_m * p_m.

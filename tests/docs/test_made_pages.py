@@ -64,7 +64,7 @@ def test_the_reference_names_every_key() -> None:
     page = space_reference.page()
     for model in (Space, *space_reference._nested(Space), Recipe, *space_reference._nested(Recipe)):
         if model is not LevelConfig:
-            for name, info in model.model_fields.items():
+            for name, info in space_reference._written(model):
                 assert f"| `{info.alias or name}` |" in page
 
 
