@@ -233,3 +233,21 @@ def completion(shell: str, folder: Path) -> Path:
         assert main(["completion", shell]) == 0
     path.write_text(printed.getvalue(), "utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("--help",),
+        ("run", "--help"),
+        ("levels",),
+        ("plan", "quickstart", "--no-smoke"),
+        ("data", "check", "demo", "--no-audio"),
+        ("run", "--space", "quickstar"),
+    ],
+    ids=" ".join,
+)
+def test_no_colours_where_nobody_sees_them(command: tuple[str, ...]) -> None:
+    """Not a terminal: plain text, so that it can go into files and mails."""
+    done = subprocess.run([sys.executable, "-m", "experiments.cli", *command], capture_output=True, check=False)
+    assert b"\x1b" not in done.stdout + done.stderr

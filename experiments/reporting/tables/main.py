@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from experiments.reporting.numbers import count, decimals_for
 from experiments.reporting.run import show_level
+from experiments.reporting.spec import METRIC_MEANINGS
 from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
 from experiments.reporting.statistics.family import holm
@@ -154,7 +155,10 @@ def main_table(run: Run, corpus: str) -> Table:
             row[metric] = score(mean, decimals, run.scale)
         for row, value in zip(rows, emphasise([r[metric] for r in rows], run.spec.higher_is_better), strict=True):
             row[metric] = value
+    meanings = [METRIC_MEANINGS[m] for m in [run.spec.metric, *others] if m in METRIC_MEANINGS]
     notes = [spread_note(run), Note(selection_rule(run))]
+    if meanings:
+        notes.insert(0, Note("; ".join(meanings) + "."))
     emphasis = "Bold: best mean; underlined: second (no test implied)."
     if same:
         emphasis += (
