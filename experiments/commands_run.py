@@ -217,9 +217,10 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
     """What each cell costs; cells of one architecture share a smoke run."""
-    from experiments.schedule.smoke import architecture, smoke_all
+    from experiments.schedule.smoke import smoke_all, smoke_key
     from experiments.slots import Slot, Stage
     from experiments.space.estimate import CellCost
+    from experiments.space.units import largest
     from mer.data.corpus import load_corpus
     from mer.data.store import FeatureStore
 
@@ -229,18 +230,24 @@ def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
         (cell.corpus, cell.name): plan.recipe(Slot(cell.corpus, cell.name, 0, 0, Stage.CONFIRM), {}) for cell in cells
     }
 
+    members = {(cell.corpus, cell.name): largest(plan, cell) for cell in cells}
+
     def show(name: str, timing: Timing) -> None:
         extraction = f", frozen features once {timing.extract_seconds:.0f} s" if timing.extract_seconds else ""
         say(f"smoke batch: {name}: {timing.epoch_seconds:.2f} s per epoch{extraction}")
 
     found = smoke_all(
-        ((cell.name, recipes[cell.corpus, cell.name], splits[cell.corpus]) for cell in cells),
+        (
+            (cell.name, recipes[key], splits[cell.corpus], members[key])
+            for cell in cells
+            for key in [(cell.corpus, cell.name)]
+        ),
         FeatureStore(),
         on_each=show,
     )
     costs = {}
     for (corpus, cell), recipe in recipes.items():
-        timing = found[f"{splits[corpus].info.name} {architecture(recipe)}"]
+        timing = found[smoke_key(splits[corpus].info.name, recipe, members[corpus, cell])]
         costs[corpus, cell] = CellCost(timing.epoch_seconds, timing.parameters, timing.peak_mb)
     return costs
 

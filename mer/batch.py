@@ -35,6 +35,10 @@ class Sequence:
         """`[B]`: number of real frames."""
         return self.mask.sum(dim=1)
 
+    def pinned(self) -> Sequence:
+        """In page-locked memory, from which a GPU copies without anybody waiting."""
+        return Sequence(self.values.pin_memory(), self.mask.pin_memory())
+
     def to(self, device: torch.device | str) -> Sequence:
         return Sequence(self.values.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 

@@ -93,9 +93,8 @@ class Trainer:
             load(data.info, data.train, self.model),
             load(data.info, data.valid, self.model),
         )
-        rows = np.arange(len(self.train))
         for name, encoder in self.model.encoder_table().items():
-            encoder.fit(self.train.arrays[name], rows)
+            self.train.fit(name, encoder)
         self.model.to(self.device)
         self.generator = torch.Generator(self.device)
         set_generator(self.model, self.generator)

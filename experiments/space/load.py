@@ -401,7 +401,11 @@ class _Planner:
         if self.random_encoders:
             names = ", ".join(self.random_encoders)
             notices.append(f"RANDOM WEIGHTS: {names} are tiny and untrained here; their numbers say nothing about them")
-        notices += [f"corpus {ref.name} is SYNTHETIC; its numbers say nothing about people" for ref in corpora.values() if ref.synthetic]
+        notices += [
+            f"corpus {ref.name} is SYNTHETIC; its numbers say nothing about people"
+            for ref in corpora.values()
+            if ref.synthetic
+        ]
         notices += [f"{name} comes from outside this project and will be imported" for name in self.outside]
         if self.space.tune.once:
             notices.append("tuned once: every claim is 'given these hyperparameters'")

@@ -80,6 +80,7 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
         shared = "" if tuning.per is None else f", shared by {' × '.join(tuning.per) or 'all cells'}"
         once = ", in study 0 only" if tuning.once else ""
         lines.append(f"  {tuning.draws} draws ({tuning.sampler}) per cell, study and fold{shared}{once}; {pruner}")
+    lines += _bundles(plan)
     already = len(set(done))
     lines.append(
         f"  trials: {counts[Stage.TUNE]} tune + {counts[Stage.CONFIRM]} confirm = {plan.n_slots}; "
@@ -115,6 +116,19 @@ def counted(number: int, noun: str) -> str:
     """
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
+
+
+def _bundles(plan: Plan) -> list[str]:
+    """How many cells are trained in bundles, and why others are not."""
+    lines = []
+    if plan.bundled:
+        lines.append(
+            f"  bundles: {counted(len(plan.bundled), 'cell')}, up to {plan.bundling.size} trials in one step, "
+            f"{plan.bundling.studies} studies at a time"
+        )
+    for reason, count in sorted(plan.alone.items(), key=lambda item: -item[1]):
+        lines.append(f"  {'not bundled' if plan.bundled else 'no bundles'}: {counted(count, 'cell')}, {reason}")
+    return lines
 
 
 def _studies(plan: Plan) -> str:

@@ -48,13 +48,24 @@ def units(plan: Plan) -> Iterator[tuple[Slot, ...]]:
     """The slots of the plan, those that are trained together in one tuple, each tuple in planned order."""
     for block in blocks(plan):
         for cell in plan.cells:
-            draws, confirms = list(_draws(plan, cell, block)), list(_confirms(plan, cell, block))
-            if is_bundled(plan, cell):
-                yield from _cut(draws, [_kind(plan, slot) for slot in draws], plan.bundling.size)
-                alike = not plan.shaping(cell)
-                yield from _cut(confirms, ["" if alike else None] * len(confirms), plan.bundling.size)
-            else:
-                yield from ((slot,) for slot in (*draws, *confirms))
+            yield from _of_cell(plan, cell, block)
+
+
+def largest(plan: Plan, cell: Cell) -> int:
+    """The size of a cell's largest bundle; 1 where each of its trials is trained alone."""
+    if not is_bundled(plan, cell):
+        return 1
+    return max(len(unit) for unit in _of_cell(plan, cell, blocks(plan)[0]))
+
+
+def _of_cell(plan: Plan, cell: Cell, block: Sequence[int]) -> Iterator[tuple[Slot, ...]]:
+    draws, confirms = list(_draws(plan, cell, block)), list(_confirms(plan, cell, block))
+    if not is_bundled(plan, cell):
+        yield from ((slot,) for slot in (*draws, *confirms))
+        return
+    yield from _cut(draws, [_kind(plan, slot) for slot in draws], plan.bundling.size)
+    alike = not plan.shaping(cell)
+    yield from _cut(confirms, ["" if alike else None] * len(confirms), plan.bundling.size)
 
 
 def _draws(plan: Plan, cell: Cell, studies: Sequence[int], folds: Sequence[int] | None = None) -> Iterator[Slot]:

@@ -5,6 +5,7 @@ Sources: Radford et al. 2022 (arXiv 2212.04356); Le et al. 2024 (PhoWhisper, arX
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -201,14 +202,11 @@ class WhisperFrontend:
 
     def extract(self, items: Items[AudioClip | str]) -> list[npt.NDArray[np.generic]]:
         encoder, body, device = self.encoder[0], self.body.get(), self.body.device
-        windows: list[tuple[int, Tensor]] = []
-        for number, samples in enumerate(waves(items, encoder.sample_rate)):
-            windows += [(number, part) for part in torch.split(samples, encoder.window)]
+        clips = enumerate(waves(items, encoder.sample_rate))
+        windows = ((number, part) for number, samples in clips for part in torch.split(samples, encoder.window))
         found: list[list[npt.NDArray[np.generic]]] = [[] for _ in items]
-        size = CHUNKS[device.type]
         with torch.inference_mode(), self.body.autocast():
-            for start in range(0, len(windows), size):
-                batch = windows[start : start + size]
+            while batch := list(itertools.islice(windows, CHUNKS[device.type])):
                 padded = [nn.functional.pad(part, (0, encoder.window - len(part))) for _, part in batch]
                 values = encoder.encode(body, torch.stack(padded).to(device)).float().cpu().numpy()
                 for row, (number, part) in enumerate(batch):
