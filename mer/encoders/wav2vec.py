@@ -40,11 +40,13 @@ BUDGET = {"cpu": 30 * 16_000, "cuda": 320 * 16_000}
 class SpeechModel(Pretrained, AudioEncoder):
     """A model of the wav2vec 2.0 family by checkpoint.
 
-    Shapes: samples `[B, T]` -> `[B, T', hidden_size]` with T' = repeated floor((T - k) / s) + 1 over the convolutions:
-    49 frames for a second of 16 kHz. Under 400 samples (one frame) a clip is padded with silence.
+    Equation:
+        h = Transformer(conv(x))             hidden state `layer` of the released model
 
-    When to choose: the strongest audio features where pretrained weights can be had; XLSR-53 for languages other
-    than English. Cost: base 95 M parameters, large 315 M; frozen, each utterance is encoded once for all trials.
+    Shapes: samples `[B, T]` -> `[B, T', hidden_size]` with T' = repeated floor((T - k) / s) + 1 over the convolutions:
+        49 frames for a second of 16 kHz. Under 400 samples (one frame) a clip is padded with silence.
+    When to choose: the strongest audio features where pretrained weights can be had.
+    Cost: base 95 M parameters, large 315 M; frozen, each utterance is encoded once for all trials.
 
     Args:
         layer: which hidden state to use, -1 the last; emotion is often best read from a middle layer.
@@ -190,19 +192,32 @@ class SpeechModel(Pretrained, AudioEncoder):
 
 
 class Wav2Vec2(SpeechModel):
-    """wav2vec 2.0 base (English, 95 M parameters; group norm), or any checkpoint of the family. See `SpeechModel`."""
+    """wav2vec 2.0 base (English, 95 M parameters; group norm), or any checkpoint of the family.
+
+    When to choose: English speech; or, with `checkpoint`, any model of the family.
+    Source: Baevski et al. 2020, arXiv 2006.11477; `facebook/wav2vec2-base`.
+    """
 
     level = "wav2vec2"
 
 
 class Xlsr(SpeechModel):
-    """wav2vec 2.0 XLSR-53 (53 languages, 315 M parameters; layer norm). See `SpeechModel`."""
+    """wav2vec 2.0 XLSR-53 (53 languages, 315 M parameters; layer norm).
+
+    When to choose: languages other than English; MER-VN's audio encoder.
+    Cost: 315 M parameters; frozen, each utterance is encoded once for all trials.
+    Source: Conneau et al. 2020, arXiv 2006.13979; `facebook/wav2vec2-large-xlsr-53`.
+    """
 
     level, norm = "xlsr", "layer"
 
 
 class WavLm(SpeechModel):
-    """WavLM base+ (English, 95 M parameters; group norm). See `SpeechModel`."""
+    """WavLM base+ (English, 95 M parameters; group norm).
+
+    When to choose: English speech, above all noisy or overlapping: it was trained on mixtures.
+    Source: Chen et al. 2021, arXiv 2110.13900; `microsoft/wavlm-base-plus`.
+    """
 
     level = "wavlm"
 
@@ -213,7 +228,11 @@ class WavLm(SpeechModel):
 
 
 class Hubert(SpeechModel):
-    """HuBERT base (English, 95 M parameters; group norm). See `SpeechModel`."""
+    """HuBERT base (English, 95 M parameters; group norm).
+
+    When to choose: English speech, beside wav2vec 2.0 and WavLM.
+    Source: Hsu et al. 2021, arXiv 2106.07447; `facebook/hubert-base-ls960`.
+    """
 
     level = "hubert"
 
