@@ -244,7 +244,7 @@ def main() -> None:
     for draws in args.draws:
         tuning = replace(Tuning(), draws=draws, **given)
         tables[draws] = measure(tuning, args.replications, args.first_seed)
-        parts.append(f"### {draws} draws per cell and study\n\n{markdown(tables[draws], args.replications)}\n")
+        parts.append(f"## {draws} draws per cell and study\n\n{markdown(tables[draws], args.replications)}\n")
         print(parts[-1], flush=True)
     seconds = time.process_time() - started
     print(f"{seconds:.0f} s")
@@ -274,6 +274,7 @@ came near), and half as many draws without pruning do about as well for the same
 values tell more. Tuning once doubles the false differences or worse, and one race over all cells names the wrong
 cell half the time, and finds differences that do not exist wherever one of two equal cells starts slowly.
 """
+    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "protocol.md").write_text(text, encoding="utf-8")
     draw_figure(tables[args.draws[0]], args.replications, args.out / "protocol.png")
 

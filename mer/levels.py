@@ -79,7 +79,7 @@ def declaration(target: str) -> Declaration:
         name = pending.pop(0)
         node = classes.get(name)
         if node is None:
-            inherited = _imported(tree, name)
+            inherited = imported_name(tree, name)
             if inherited is not None:
                 base = declaration(inherited)
                 parameters = base.parameters if parameters is None else parameters
@@ -117,7 +117,7 @@ def load(target: str) -> Any:
     return getattr(importlib.import_module(module), attr)
 
 
-def _imported(tree: ast.Module, name: str) -> str | None:
+def imported_name(tree: ast.Module, name: str) -> str | None:
     """The `module:attr` that a name imported from this project's packages or a plug-in's stands for."""
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:

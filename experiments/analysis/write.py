@@ -106,7 +106,8 @@ def _separability(variants: list[Variant], folder: Path, say: Callable[[str], No
                     found[part] = points, numbers
                 picture = figures.embedding(variant, part, {method: points}, numbers)
                 figures.save(picture, folder / f"{variant.name}_{part}_{method}.png")
-            say(f"{variant.name}, {part}: {numbers or 'too few utterances for numbers'}")
+            what = part if part == representation else f"{representation} ({part})"
+            say(f"separability of {variant.name}, {what}: {numbers or 'too few utterances for numbers'}")
         if found:
             sheet.append((variant, found))
     if sheet:

@@ -8,14 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mer.commandline import add_json
+
 
 def add_parser(subparsers: Any) -> None:
     cluster = subparsers.add_parser("cluster", help="check a cluster file before paying for it")
     commands = cluster.add_subparsers(title="commands", metavar="COMMAND", required=True)
     check = commands.add_parser("check", help="Ray's schema, and the rules for safety, cost and pinned versions")
-    check.add_argument("file", type=Path)
-    check.add_argument("--space", help="say which version of it is here, to compare with what a run prints there")
-    check.add_argument("--json", action="store_true")
+    check.add_argument("file", type=Path, metavar="FILE.yaml", help="a file for `ray up`")
+    check.add_argument(
+        "--space", metavar="NAME", help="say which version of it is here, to compare with what a run prints there"
+    )
+    add_json(check)
     check.set_defaults(func=run_check)
 
 

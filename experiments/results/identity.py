@@ -95,7 +95,8 @@ def level_names(recipe: Recipe) -> tuple[tuple[str, str], ...]:
     """The levels that a recipe names, each with the module that holds its table (none: only `module:attr` counts)."""
     named = [("mer.encoders", encoder.name) for encoder in recipe.encoders.values()]
     named += [(TABLES[kind], getattr(recipe, kind).name) for kind in TABLES]
-    named += [("", recipe.sampler.name), ("", recipe.loss.name), ("", recipe.missing.train.protocol)]
+    named += [("", recipe.sampler.name), ("", recipe.loss.name)]
+    named += [("", config.protocol) for config in (recipe.missing.train, recipe.missing.valid) if config is not None]
     return tuple(named)
 
 

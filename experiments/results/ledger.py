@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from experiments.results.records import TrialRecord, checksum, decode, encode, record_table
-from experiments.results.schema import TRIAL_PART
+from experiments.results.schema import TRIAL_PART, NewerSchema, check_version
 from experiments.results.snapshot import Snapshot
 from mer.errors import UserError
 from mer.faults import visit
@@ -148,7 +148,7 @@ class Ledger:
                 data = file.read()
         except FileNotFoundError:
             return None
-        except StoreUnreachable:
+        except (StoreUnreachable, NewerSchema):
             raise
         except UserError:
             self._quarantine(name)
@@ -156,6 +156,8 @@ class Ledger:
         try:
             _check_whole(data, name)
             return decode(data, name, LIGHT)
+        except NewerSchema:
+            raise
         except UserError:
             self._quarantine(name)
             return None
@@ -170,6 +172,7 @@ class Ledger:
                     yield decode(data, name)
                     return
                 with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+                    check_version(parquet.schema_arrow, name)
                     for group in range(parquet.num_row_groups):
                         if wanted is not None:
                             trials = parquet.read_row_group(group, ["trial"])["trial"]
@@ -178,7 +181,7 @@ class Ledger:
                         yield _complete(parquet.read_row_group(group), TRIAL_PART.names)
         except FileNotFoundError:
             return
-        except StoreUnreachable:
+        except (StoreUnreachable, NewerSchema):
             raise
         except (UserError, OSError, pa.ArrowException):
             self._quarantine(name)
@@ -320,6 +323,7 @@ def _check_footer(file: Any, name: str) -> None:
 def _light(file: Any, name: str) -> pa.Table:
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            check_version(parquet.schema_arrow, name)
             known = parquet.schema_arrow.names
             return _complete(parquet.read([column for column in LIGHT if column in known]), LIGHT)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:

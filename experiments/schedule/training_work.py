@@ -1,44 +1,35 @@
 """The real work of a trial: `mer`'s trainer, an epoch at a time, on the corpus and streams that the spec names.
 
-A worker process keeps what trials share and nothing that a trial can change: corpora, and the encoded splits of the
-last few (corpus, encoders, split), which are read-only.
+A worker process keeps what trials share and nothing that a trial can change: see `experiments.schedule.splits`.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import resource
-from collections import OrderedDict
-from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from experiments.results.records import EpochRow, PredictionRow, ScoreRow
+from experiments.schedule import splits
 from experiments.schedule.work import Epoch, Finished, Spec, Work
 from experiments.slots import Stage
 from mer import training
 from mer.bundle.trainer import BundleTrainer
 from mer.checkpoint import save_checkpoint
-from mer.data.corpus import Corpus, CorpusInfo, Utterance, load_corpus
-from mer.data.folds import Fold, folds
-from mer.data.loading import SplitData, prepare_split
+from mer.data.corpus import CorpusInfo, Utterance
+from mer.data.loading import SplitData
 from mer.data.missing import availability
-from mer.data.places import copy_here
-from mer.data.store.shared import open_features
-from mer.encoders.base import Encoder
-from mer.errors import UnfitMachine
 from mer.evaluation import predict
 from mer.model import Model
 from mer.recipe import MissingConfig, Recipe
 from mer.streams import streams
 from mer.training import EpochReport, Trainer
 
-KEPT_SPLITS = 6
-"""Encoded splits that a process keeps: train, valid and test of two corpora or encoders."""
+_splits = splits.Splits()
 
 
 def make_training_work(specs: tuple[Spec, ...]) -> Work:
@@ -52,15 +43,14 @@ class TrainingWork:
     def __init__(self, specs: tuple[Spec, ...]) -> None:
         self.specs = specs
         self.recipes = [Recipe.model_validate(json.loads(spec.recipe), strict=False) for spec in specs]
-        self.corpus = _corpus(specs[0].corpus.folder, specs[0].corpus.fingerprint, specs[0].corpus.address)
-        self.folds = [_fold(self.corpus, spec) for spec in specs]
+        self.corpus = splits.corpus_of(specs[0].corpus)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         seeds, data = [], []
-        for spec, recipe, fold in zip(specs, self.recipes, self.folds, strict=True):
+        for spec, recipe in zip(specs, self.recipes, strict=True):
             key = spec.key
             own = streams(key.root, key.corpus, key.study, key.fold, key.stage, recipe.replica)
             seeds.append(own)
-            data.append(self.corpus.train_valid(own.split if spec.resplit else None, fold))
+            data.append(splits.train_valid(spec, own.split))
         self.bundle: BundleTrainer | None = None
         if len(specs) == 1:
             self.trainers = [Trainer(self.recipes[0], data[0], seeds[0], device=self.device, load=self._load)]
@@ -70,18 +60,7 @@ class TrainingWork:
         self._over = [False] * len(specs)
 
     def _load(self, info: CorpusInfo, utterances: tuple[Utterance, ...], model: Model) -> SplitData:
-        return _splits.get(
-            (
-                self.specs[0].corpus.fingerprint,
-                hash(tuple(utterance.id for utterance in utterances)),
-                json.dumps(self.recipes[0].model_dump(mode="json")["encoders"], sort_keys=True),
-                str(self.device),
-            ),
-            info,
-            utterances,
-            model,
-            self.device,
-        )
+        return _splits.get(self.corpus, self.specs[0].corpus.fingerprint, utterances, model, self.device)
 
     @property
     def epochs_done(self) -> int:
@@ -115,7 +94,7 @@ class TrainingWork:
         scores: list[ScoreRow] = []
         predictions: list[PredictionRow] = []
         if spec.slot.stage is Stage.CONFIRM:
-            test = self.corpus.test_set(self.folds[member])
+            test = splits.test_set(spec)
             data = self._load(test.info, test.test, model)
             for condition in spec.conditions:
                 found, rows = self._score(trainer, model, data, condition.name, condition.missing)
@@ -202,57 +181,3 @@ def _epoch(report: EpochReport | None, failure: training.Diverged | None) -> Epo
         EpochRow(report.epoch, "train", "lr", report.learning_rate),
     ]
     return Epoch([*rows, *(EpochRow(report.epoch, "valid", name, value) for name, value in report.valid.items())])
-
-
-class _Splits:
-    """The last few encoded splits of this process."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, SplitData] = OrderedDict()
-
-    def get(
-        self,
-        key: Hashable,
-        info: CorpusInfo,
-        utterances: tuple[Utterance, ...],
-        model: Model,
-        device: torch.device,
-    ) -> SplitData:
-        found = self._kept.get(key)
-        if found is None:
-            found = prepare_split(info, utterances, _encoders(model), open_features(), device)
-            self._kept[key] = found
-            while len(self._kept) > KEPT_SPLITS:
-                self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(key)
-        return found
-
-
-def _encoders(model: Model) -> dict[str, Encoder]:
-    return {name: cast("Encoder", encoder) for name, encoder in model.encoders.items()}
-
-
-_splits = _Splits()
-
-
-@functools.lru_cache(maxsize=4)
-def _corpus(folder: Path, fingerprint: str, address: str | None) -> Corpus:
-    """A corpus, proven to be the one that was planned with: on another machine there may be another."""
-    here = copy_here(folder, address)
-    corpus = load_corpus(here)
-    found = corpus.fingerprint()
-    if found != fingerprint:
-        raise UnfitMachine(
-            "the corpus here is not the one that the run was planned with",
-            where=str(here),
-            expected=f"fingerprint {fingerprint}, found {found}",
-            hint="Copy the same corpus to every machine, or start the run again.",
-        )
-    return corpus
-
-
-def _fold(corpus: Corpus, spec: Spec) -> Fold | None:
-    if spec.folds.by is None:
-        return None
-    return folds(corpus, spec.folds.by, spec.folds.count)[spec.key.fold]  # type: ignore[arg-type]

@@ -34,7 +34,9 @@ from ray.tune.stopper import Stopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.schedule.nodes import Guard, wait_for_admission
+from experiments.schedule.occupancy import Occupancy
 from experiments.schedule.packing import Packing
+from experiments.schedule.pinning import settle, small_steps
 from experiments.schedule.pulse import Pulse
 from experiments.schedule.session import Session
 from experiments.schedule.work import Do, Ended, MakeWork, Order, Outcome, Spec
@@ -92,6 +94,9 @@ class WorkerTrainable(tune.Trainable):
             os.chdir(settings.cwd)
         for module in settings.modules:
             importlib.import_module(module)
+        self._occupancy = Occupancy()
+        if not config["gpus"] and "torch" in settings.modules:
+            settle(small_steps())
         self._worker = Worker(settings.root, settings.make_work, beat=self._beat, boards=settings.boards)
 
     def assign(self, orders: list[Order]) -> None:
@@ -107,7 +112,9 @@ class WorkerTrainable(tune.Trainable):
         self._idle = IDLE_S[0]
         orders, self._orders = self._orders, []
         self._beat(orders[-1].spec, 0, 0.0)
-        return {"outcomes": self._worker.run(orders), "device_mb": _device_memory_mb()}
+        self._occupancy.start()
+        outcomes = self._worker.run(orders)
+        return {"outcomes": outcomes, "device_mb": _device_memory_mb(), "busy": self._occupancy.stop()}
 
     def _beat(self, spec: Spec, epochs: int, value: float) -> bool:
         """Tell that this worker lives; the answer to an earlier call says whether to stop. Never waits.
@@ -252,7 +259,7 @@ class Crew(Callback, Stopper):
             return False  # its node is left out: another worker takes its place elsewhere
         orders: list[Order] = []
         if outcomes is not None:
-            self.packing.measured(outcomes, result.get("device_mb"))
+            self.packing.measured(outcomes, result.get("device_mb"), result.get("busy"))
             orders = self.session.report(worker, outcomes)
             if any(outcome.ended is Ended.BROKEN for outcome in outcomes):
                 self._why[worker] = "its device failed"
@@ -335,7 +342,7 @@ def run_tune(
 ) -> None:
     """Run a session to its end on the Ray cluster that this process is connected to.
 
-    gpus   a trial's share of a GPU; None: by measured peak memory
+    gpus   a trial's share of a GPU; None: by measured peak memory and occupancy
     guard  looks at nodes before trials run there
     """
     packing = Packing(cpus=resources.cpus, gpus=gpus, memory=resources.memory)

@@ -9,10 +9,8 @@ from typing import Any
 from experiments.space.fields import level_table
 from experiments.space.plan import CorpusRef
 from mer import levels
+from mer.encoders import WITHOUT_WEIGHTS
 from mer.errors import UserError
-
-WITHOUT_WEIGHTS = frozenset({"features", "words", "tfidf", "fourier2vec", "logmel"})
-"""Encoders of our tables that have no released weights: `weights` says nothing to them."""
 
 
 def corpus_ref(folder: Path, address: str | None = None) -> CorpusRef:
@@ -50,6 +48,10 @@ def obstacle(recipe: Mapping[str, Any], corpus: CorpusRef) -> str | None:
                 return f"{field} {level['name']} needs dialogues, which corpus {corpus.name} has not"
             if "two_modalities" in needs and len(recipe["encoders"]) < 2:
                 return f"{field} {level['name']} needs two modalities"
+    fusion = recipe.get("fusion") or {}
+    if fusion.get("name") == "none" and len(recipe["encoders"]) > 1 and fusion.get("modality") is None:
+        named = ", ".join(recipe["encoders"])
+        return f"fusion none takes one modality: give it one encoder, or say which of {named} (`modality:`)"
     for modality, encoder in recipe["encoders"].items():
         needs = _requires("encoders", encoder["name"])
         offers = f"features/{modality}" if "features" in needs else next(iter(needs & {"audio", "text"}), None)
@@ -84,8 +86,9 @@ def apply_weights(recipe: dict[str, Any], weights: str, corpus: CorpusRef) -> li
 
 def outside_levels(recipe: Mapping[str, Any]) -> list[str]:
     """Levels that a recipe takes from outside this project (`mylab.gate:DeepGate`)."""
-    names = [recipe[field]["name"] for field in ("fusion", "pooling", "context") if field in recipe]
+    names = [recipe.get(field, {}).get("name", "") for field in ("fusion", "pooling", "context", "loss", "sampler")]
     names += [encoder["name"] for encoder in recipe["encoders"].values()]
+    names += [(config or {}).get("protocol", "") for config in recipe.get("missing", {}).values()]
     return [name for name in names if ":" in name]
 
 

@@ -23,7 +23,8 @@ LEVEL_TABLES = {
 }
 """Recipe field to the module whose `LEVELS` names what may stand there."""
 
-SAMPLERS = "mer.data.sampling:SAMPLERS"
+SECTION_TABLES = {"sampler": "mer.data.sampling", "loss": "mer.losses"}
+"""Section of the recipe to the module whose `LEVELS` says what its `name` may be."""
 
 OWN_KEYS = frozenset({"weights", "checkpoint", "revision", "train", "last_k"})
 """What an encoder's entry holds that is no parameter of its class."""
@@ -51,6 +52,15 @@ def level_table(field: str) -> dict[str, str]:
         if isinstance(target, ast.Name) and target.id == table:
             return dict(ast.literal_eval(value))
     raise UserError(f"{module} has no table {table}")
+
+
+def all_levels() -> dict[str, dict[str, str]]:
+    """Kind of level to its table, in the order in which an utterance meets them."""
+    modules = {
+        "encoder": "encoders", "fusion": "fusion", "pooling": "pooling", "context": "context",
+        **SECTION_TABLES, "missing": "mer.data.missing",
+    }  # fmt: skip
+    return {kind: level_table(module) for kind, module in modules.items()}
 
 
 @functools.cache
@@ -116,6 +126,8 @@ def recipe_path(name: str, where: str | None = None) -> str:
         return name
     head, _, rest = name.partition(".")
     if rest and (head in ("fusion", "pooling", "context") or (head == "encoders" and rest.count(".") <= 1)):
+        return name
+    if name.startswith("loss.options."):
         return name
     if name in _short_names():
         return _short_names()[name]

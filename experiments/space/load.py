@@ -22,7 +22,7 @@ from experiments.space.fields import recipe_path
 from experiments.space.hyper import Hyper
 from experiments.space.includes import load_with_includes, shown
 from experiments.space.layers import Layer, canonical, merge, validate
-from experiments.space.model import Range, Space, read_space
+from experiments.space.model import Range, Space
 from experiments.space.order import balanced
 from experiments.space.plan import (
     COMPLETE,
@@ -34,6 +34,7 @@ from experiments.space.plan import (
     Resources,
     Tuning,
 )
+from experiments.space.read import read_space
 from experiments.space.yaml_text import Document, parse_value
 from mer.errors import UserError, nearest, unknown
 
@@ -110,7 +111,9 @@ def _apply_sets(document: Document, sets: Sequence[str]) -> Layer:
             values[recipe_path(key, where)] = part.data
         except UserError as error:
             known = [*Space.model_fields, error.nearest or ""]
-            raise UserError(error.problem, where=where, nearest=error.nearest or nearest(key, known)) from None
+            raise UserError(
+                error.problem, where=where, expected=error.expected, nearest=error.nearest or nearest(key, known)
+            ) from None
     return Layer("--set", values, {path: f"--set {path}" for path in values})
 
 
@@ -399,7 +402,11 @@ class _Planner:
         if self.random_encoders:
             names = ", ".join(self.random_encoders)
             notices.append(f"RANDOM WEIGHTS: {names} are tiny and untrained here; their numbers say nothing about them")
-        notices += [f"corpus {ref.name} is SYNTHETIC" for ref in corpora.values() if ref.synthetic]
+        notices += [
+            f"corpus {ref.name} is SYNTHETIC; its numbers say nothing about people"
+            for ref in corpora.values()
+            if ref.synthetic
+        ]
         notices += [f"{name} comes from outside this project and will be imported" for name in self.outside]
         if self.space.tune.once:
             notices.append("tuned once: every claim is 'given these hyperparameters'")

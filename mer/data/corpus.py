@@ -84,7 +84,7 @@ class Corpus:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What an encoder could be given: `text` from transcripts, `audio` from wavs, any from features.
+        """What an encoder could be given, `text` from transcripts, `audio` from wavs, any from features.
 
         A modality is offered when at least one utterance of the training split has it.
         """

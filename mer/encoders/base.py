@@ -80,6 +80,14 @@ class Encoder(nn.Module):
             )
         return store.get(self.frontend, items)
 
+    def reads(self) -> str:
+        """What `arrays` depends on, apart from the utterances: encoders that agree in it read the same arrays."""
+        if self.frontend is None:
+            return self.config.name
+        from mer.data.store.frontend import frontend_digest
+
+        return frontend_digest(self.frontend)
+
     def transcripts_read(self, utterances: Items[Utterance]) -> tuple[tuple[int, ...], ...] | None:
         """For each utterance, the positions of those whose transcripts its array was made from, where an encoder
         reads more than the utterance's own modality (a prompt holds neighbours). None: it does not."""

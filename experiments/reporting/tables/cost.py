@@ -48,7 +48,7 @@ def cost_table(run: Run, corpus: str) -> Table | None:
         *factor_columns(run), Column("parameters", "parameters", group="a confirmed trial (median)"),
         Column("epochs", "epochs", group="a confirmed trial (median)"),
         Column("device_s", "device time", group="a confirmed trial (median)"),
-        Column("peak_memory_mb", "peak MB", group="a confirmed trial (median)"),
+        Column("peak_memory_mb", "peak memory (MB)", group="a confirmed trial (median)"),
         Column("trials", "trials run", group="all of the cell"),
         Column("total", "device time", group="all of the cell"),
     ]  # fmt: skip
