@@ -1,7 +1,7 @@
 """What grows with the number of trials and of workers: the driver's time and memory, the ledger, the tables.
 
     python -m benchmarks.bench_scale                      # small: two numbers of trials, two of workers
-    python -m benchmarks.bench_scale --full               # 10 000 trials, 64 workers; writes benchmarks/scale.md and .png
+    python -m benchmarks.bench_scale --full               # up to 20 000 trials, 64 workers; writes scale.json, .png
 
 A trial follows a known curve (`experiments.schedule.fake`) and sleeps, so that everything but training is real: Ray
 with as many logical CPUs as there are workers, a process for each, the protocol with its pruning, orders, outcomes,
