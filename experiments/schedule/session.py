@@ -26,7 +26,7 @@ from experiments.protocol.actions import (
     Unit,
 )
 from experiments.protocol.state import State, replay_ledger
-from experiments.results.decisions import DecisionRow, append_decisions
+from experiments.results.decisions import DecisionLog, DecisionRow
 from experiments.results.ledger import LOOSE, Ledger
 from experiments.results.snapshot import Known
 from experiments.schedule import states
@@ -101,7 +101,7 @@ class Session:
         self._large: deque[Order] = deque()
         self._losses: Counter[str] = Counter()
         self._ooms: Counter[str] = Counter()
-        self._decisions: list[DecisionRow] = []
+        self._log = DecisionLog(ledger.store, plan.space)
         for action in self.state.next_actions(0):
             self._take_action(action, None)
         self._note_decisions()
@@ -219,6 +219,7 @@ class Session:
 
     def compact_if_needed(self) -> None:
         """Keep the number of files bounded."""
+        self._log.compact()
         if self.ledger.loose() > LOOSE:
             self.ledger.compact()
 
@@ -439,9 +440,7 @@ class Session:
 
     def _note_decisions(self) -> None:
         """Write new prunings, survivals and selections into the ledger. Those of earlier runs are there already."""
-        rows = [self._decision_row(decision) for decision in self.state.decisions()]
-        if rows:
-            append_decisions(self.ledger.store, rows, self.plan.space)
+        self._log.add(self._decision_row(decision) for decision in self.state.decisions())
 
     def _decision_row(self, decision: Judged | Select) -> DecisionRow:
         return decision_row(self.plan, self.names, self.state, decision)
