@@ -15,7 +15,7 @@ MADE = [page for page in PAGES if page.is_relative_to(ROOT / "docs" / "levels")]
 WRITTEN = [page for page in PAGES if page not in MADE]
 NEMO = Path(os.environ.get("MER_NEMO", ROOT.parent / "shared" / "data" / "nemo"))
 
-SLOW = {"README", "adding_a_level", "first_hour"}
+SLOW = {"README", "adding_a_level", "first_hour", "troubleshooting"}
 """Pages whose blocks train models for minutes."""
 
 NOT_RUN = {
