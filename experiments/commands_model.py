@@ -178,7 +178,8 @@ def run_predict(args: argparse.Namespace) -> int:
 
 def open_corpus(name: str | None) -> Corpus:
     """A corpus by folder, or `demo`."""
-    from mer.data.corpus import find_corpus, load_corpus
+    from mer.data.corpus import load_corpus
+    from mer.data.places import find_corpus
 
     if name is None:
         raise UserError("no corpus named", expected="`corpus:` in the file, or --data FOLDER")

@@ -15,6 +15,7 @@ from mer.commandline import add_json
 from mer.errors import UserError
 
 if TYPE_CHECKING:
+    from experiments.cluster.project import project_line
     from experiments.results.ledger import Ledger
     from experiments.schedule.run import RunResult
     from experiments.schedule.smoke import Timing
@@ -40,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     how.add_argument(
         "--gpus-per-trial",
         metavar="SHARE|auto",
-        help="share of a GPU, as 0.25, or by measured peak memory (default: the space's `resources.gpus`)",
+        help="share of a GPU, as 0.25, or as measured (default: the space's `resources.gpus`)",
     )
     how.add_argument(
         "--address",
@@ -58,6 +59,12 @@ def add_parser(subparsers: Any) -> None:
         choices=("stop", "drop", "off"),
         default="stop",
         help="what to do about a cluster node that differs from the driver (default: %(default)s)",
+    )
+    how.add_argument(
+        "--features",
+        metavar="PLACE|off",
+        help="folder or address where machines share what encoders extract "
+        "(default: MER_FEATURES, else beside the results on a cluster)",
     )
     how.add_argument("--retry", action="store_true", help="run trials again that failed or ran out of memory")
     how.add_argument("--yes", action="store_true", help="go on although there are very many trials")
@@ -98,7 +105,7 @@ def _what(options: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FOLDER|demo",
-        help="corpus in place of the space's own; may be repeated",
+        help="corpus in place of the space's own, also s3://bucket/folder; may be repeated",
     )
     parser.add_argument(
         "--set",
@@ -124,8 +131,8 @@ def run_space(args: argparse.Namespace) -> int:
     if args.plan:
         return show_plan(args)
     from experiments.results.ledger import Ledger
-    from experiments.results.store import open_store
     from experiments.space.text import needs_yes
+    from mer.storage import open_store
 
     plan, budget, gpus = _plan(args), seconds(args.budget), _gpus(args.gpus_per_trial)
     if needs_yes(plan) and not args.yes:
@@ -134,6 +141,7 @@ def run_space(args: argparse.Namespace) -> int:
             hint="Look at it with --plan; go on with --yes, or make it smaller (design, draws, studies, --only).",
         )
     say = _sayer(args.json)
+    say(project_line(args.space))
     for notice in plan.notices:
         say(f"note: {notice}")
     check_weights(plan)
@@ -151,6 +159,7 @@ def run_space(args: argparse.Namespace) -> int:
         retry=args.retry,
         progress=not args.json,
         preflight=args.preflight,
+        features=args.features,
         say=say,
     )
     report = None if args.no_report else _report(ledger.store.path(plan.space), say)
@@ -195,10 +204,10 @@ def show_plan(args: argparse.Namespace) -> int:
 def _done(plan: Plan, results: str) -> list[Slot]:
     """The slots that the ledger answers already, whichever space ran them. Nothing is written."""
     from experiments.results.ledger import Ledger
-    from experiments.results.store import open_store
     from experiments.schedule.naming import Names
     from experiments.schedule.publish import judge, replay
     from experiments.slots import Status
+    from mer.storage import open_store
 
     ledger = Ledger(open_store(results))
     names = Names(plan, ledger.equal_code())
@@ -222,7 +231,7 @@ def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
     from experiments.space.estimate import CellCost
     from experiments.space.units import largest
     from mer.data.corpus import load_corpus
-    from mer.data.store import FeatureStore
+    from mer.data.store.shared import open_features
 
     splits = {name: load_corpus(ref.folder).train_valid() for name, ref in plan.corpora.items()}
     cells = [cell for cell in plan.cells if cell.skip is None]
@@ -242,7 +251,7 @@ def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
             for cell in cells
             for key in [(cell.corpus, cell.name)]
         ),
-        FeatureStore(),
+        open_features(),
         on_each=show,
     )
     costs = {}

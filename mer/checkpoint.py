@@ -19,8 +19,10 @@ from mer.data.corpus import CorpusInfo, Utterance
 from mer.data.loading import prepare_split
 from mer.data.missing import availability
 from mer.data.store import FeatureStore
+from mer.data.store.shared import open_features
 from mer.errors import UserError
 from mer.evaluation import Predictions, predict
+from mer.files import make_folder, share_tree
 from mer.model import Model, build_model, needs_dialogues
 from mer.recipe import Recipe
 
@@ -61,7 +63,7 @@ class Checkpoint:
             raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(self.info.labels))
         info = replace(info, labels=self.info.labels)
         encoders = self.model.encoder_table()
-        data = prepare_split(info, utterances, encoders, store or FeatureStore(), may_lack=may_lack)
+        data = prepare_split(info, utterances, encoders, store or open_features(), may_lack=may_lack)
         whole = needs_dialogues(self.recipe)
         found = {}
         for condition in conditions:
@@ -89,12 +91,19 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
     }
     staging = folder.with_name(f"_{folder.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    make_folder(folder.parent)
+    staging.mkdir()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, staging / "model.safetensors")
     (staging / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
+    share_tree(staging)
     shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    try:
+        staging.rename(folder)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not (folder / "config.json").exists():
+            raise  # otherwise another process has written the same trial's at the same time
     return folder
 
 

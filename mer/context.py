@@ -104,8 +104,9 @@ class BiLstmContext(Context):
         self.out_dim = dim if residual else 2 * hidden
 
     def forward(self, pooled: Tensor, batch: Batch) -> Tensor:
-        dialogue, place = padded_places(dialogues(batch).index)
-        rows, length = int(dialogue[-1]) + 1, int(place.max()) + 1
+        found = dialogues(batch)
+        dialogue, place = padded_places(found.index)
+        rows, length = found.extent or (int(dialogue[-1]) + 1, int(place.max()) + 1)
         values = pooled.new_zeros(rows, length, pooled.shape[1]).index_put((dialogue, place), pooled)
         mask = torch.zeros(rows, length, dtype=torch.bool, device=pooled.device)
         mask = mask.index_put((dialogue, place), torch.ones((), dtype=torch.bool, device=pooled.device))

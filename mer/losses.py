@@ -73,7 +73,7 @@ class ClassificationLoss(nn.Module):
     def denominator(self, labels: Tensor) -> Tensor:
         """What `mean` divides by. Sums and denominators of parts (micro-batches) add up to those of the whole."""
         if self.weight is None:
-            return torch.tensor(float(labels.shape[0]), device=labels.device)
+            return torch.full((), float(labels.shape[0]), device=labels.device)
         return self.weight[labels].sum()
 
 

@@ -13,6 +13,7 @@ from experiments.analysis.calibration import calibration
 from experiments.analysis.collect import collect, study_scores
 from experiments.analysis.separability import Separation, project, sample, separation
 from experiments.analysis.variant import FloatArray, Variant, part_name
+from mer.files import make_folder, write
 
 PROJECTIONS = ("tsne", "pca", "umap")
 
@@ -134,7 +135,5 @@ def _comparisons(variants: list[Variant], valid: Scores, test: Scores, out: Path
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"_{path.name}")
-    staging.write_text(text, "utf-8")
-    staging.replace(path)
+    make_folder(path.parent)
+    write(path, text.encode())

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.results.faults import visit
 from experiments.results.records import encode
 from experiments.results.schema import DECISIONS
-from experiments.results.store import Store
+from mer.faults import visit
+from mer.storage import Store
 
 FOLDER = "ledger/_decisions"
 

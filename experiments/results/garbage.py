@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from experiments.results.ledger import Ledger
-from experiments.results.store import open_store
 from experiments.slots import Status
+from mer.storage import open_store
 
 
 @dataclass(frozen=True)

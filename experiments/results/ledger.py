@@ -27,12 +27,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from experiments.results.faults import visit
 from experiments.results.records import TrialRecord, checksum, decode, encode, record_table
 from experiments.results.schema import TRIAL_PART, NewerSchema, check_version
 from experiments.results.snapshot import Snapshot
-from experiments.results.store import Store, StoreUnreachable, open_store
 from mer.errors import UserError
+from mer.faults import visit
+from mer.storage import Store, StoreUnreachable, open_store
 
 FOLDER = "ledger"
 LIGHT = tuple(name for name in TRIAL_PART.names if name != "predictions")

@@ -8,12 +8,12 @@ from experiments.protocol.actions import Fact, Judged, Unit
 from experiments.protocol.state import State, replay_ledger
 from experiments.results.ledger import Ledger
 from experiments.results.snapshot import Known
-from experiments.results.store import Store
 from experiments.results.tables import Verdict, write_tables
 from experiments.schedule.naming import Names, conditions_of
 from experiments.schedule.session import Session, decision_row
 from experiments.slots import Slot, Stage, Status
 from experiments.space.plan import Plan
+from mer.storage import Store
 
 
 def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | None = None) -> list[Verdict]:

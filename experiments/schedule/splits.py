@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from experiments.schedule.work import Spec
+from experiments.space.plan import CorpusRef
 from mer.data.corpus import Corpus, TestSet, TrainValid, Utterance, load_corpus
 from mer.data.folds import Fold, folds
 from mer.data.loading import SplitData, prepare_split
-from mer.data.store import FeatureStore
-from mer.errors import UserError
+from mer.data.places import copy_here
+from mer.data.store.shared import open_features
+from mer.errors import UnfitMachine
 from mer.model import Model
 
 POOLS, SPLITS = 4, 64
@@ -46,12 +49,12 @@ class Splits:
             everything = tuple(corpus.utterances())
             if any(encoder.transcripts_read(everything) is not None for encoder in encoders.values()):
                 return None
-            return prepare_split(corpus.info, everything, encoders, FeatureStore(), device)
+            return prepare_split(corpus.info, everything, encoders, open_features(), device)
 
         def split() -> SplitData:
             whole = self._pools.get(pool_key, pool)
             if whole is None:
-                return prepare_split(corpus.info, utterances, encoders, FeatureStore(), device)
+                return prepare_split(corpus.info, utterances, encoders, open_features(), device)
             return whole.select(utterances)
 
         return self._splits.get((pool_key, tuple(utterance.id for utterance in utterances)), split)
@@ -73,15 +76,20 @@ class _Recent(OrderedDict[Hashable, T]):
         return self[key]
 
 
-@functools.lru_cache(maxsize=4)
-def corpus_of(folder: str, fingerprint: str) -> Corpus:
+def corpus_of(ref: CorpusRef) -> Corpus:
     """A corpus, proven to be the one that was planned with: on another machine there may be another."""
-    corpus = load_corpus(folder)
+    return _corpus(ref.folder, ref.fingerprint, ref.address)
+
+
+@functools.lru_cache(maxsize=4)
+def _corpus(folder: Path, fingerprint: str, address: str | None) -> Corpus:
+    here = copy_here(folder, address)
+    corpus = load_corpus(here)
     found = corpus.fingerprint()
     if found != fingerprint:
-        raise UserError(
+        raise UnfitMachine(
             "the corpus here is not the one that the run was planned with",
-            where=folder,
+            where=str(here),
             expected=f"fingerprint {fingerprint}, found {found}",
             hint="Copy the same corpus to every machine, or start the run again.",
         )
@@ -94,28 +102,28 @@ def train_valid(spec: Spec, split_seed: int) -> TrainValid:
 
 
 def test_set(spec: Spec) -> TestSet:
-    folder, fingerprint, by, count, number = _where(spec)
-    return corpus_of(folder, fingerprint).test_set(_fold(folder, fingerprint, by, count, number))
+    folder, fingerprint, address, by, count, number = _where(spec)
+    return _corpus(folder, fingerprint, address).test_set(_fold(folder, fingerprint, address, by, count, number))
 
 
-Where = tuple[str, str, str | None, int, int]
+Where = tuple[Path, str, str | None, str | None, int, int]
 
 
 def _where(spec: Spec) -> Where:
     corpus, cut = spec.corpus, spec.folds
-    return str(corpus.folder), corpus.fingerprint, cut.by, cut.count, spec.key.fold
+    return corpus.folder, corpus.fingerprint, corpus.address, cut.by, cut.count, spec.key.fold
 
 
 @functools.lru_cache(maxsize=SPLITS)
 def _train_valid(
-    folder: str, fingerprint: str, by: str | None, count: int, number: int, split_seed: int | None
+    folder: Path, fingerprint: str, address: str | None, by: str | None, count: int, number: int, split_seed: int | None
 ) -> TrainValid:
-    fold = _fold(folder, fingerprint, by, count, number)
-    return corpus_of(folder, fingerprint).train_valid(split_seed, fold)
+    fold = _fold(folder, fingerprint, address, by, count, number)
+    return _corpus(folder, fingerprint, address).train_valid(split_seed, fold)
 
 
 @functools.lru_cache(maxsize=SPLITS)
-def _fold(folder: str, fingerprint: str, by: str | None, count: int, number: int) -> Fold | None:
+def _fold(folder: Path, fingerprint: str, address: str | None, by: str | None, count: int, number: int) -> Fold | None:
     if by is None:
         return None
-    return folds(corpus_of(folder, fingerprint), by, count)[number]  # type: ignore[arg-type]
+    return folds(_corpus(folder, fingerprint, address), by, count)[number]  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from experiments.results.faults import visit
 from experiments.results.records import EpochRow
-from experiments.results.store import Store
+from mer.faults import visit
+from mer.storage import Store
 
 FOLDER = "_state"
 

@@ -43,7 +43,7 @@ class TrainingWork:
     def __init__(self, specs: tuple[Spec, ...]) -> None:
         self.specs = specs
         self.recipes = [Recipe.model_validate(json.loads(spec.recipe), strict=False) for spec in specs]
-        self.corpus = splits.corpus_of(str(specs[0].corpus.folder), specs[0].corpus.fingerprint)
+        self.corpus = splits.corpus_of(specs[0].corpus)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         seeds, data = [], []
         for spec, recipe in zip(specs, self.recipes, strict=True):

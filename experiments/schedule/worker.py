@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import provenance
-from experiments.results.faults import visit
 from experiments.results.ledger import Ledger
 from experiments.results.records import Cost, TrialRecord
 from experiments.results.schema import COMPLETE
-from experiments.results.store import LocalStore
 from experiments.schedule import states
 from experiments.schedule.held import Held, Meter, Nothing, Verdict, so_far
 from experiments.schedule.states import Saved
 from experiments.schedule.tensorboard import Board
 from experiments.schedule.work import Do, Ended, Epoch, Finished, MakeWork, Order, Outcome, Result, Spec, Work
 from experiments.slots import Stage, Status
-from mer.errors import UserError
+from mer.errors import UnfitMachine, UserError
+from mer.faults import visit
+from mer.storage import LocalStore
 
 SAVE_EVERY_S = 10.0
 """Seconds of training after which a state is saved at the next end of an epoch; what a crash costs at most."""
@@ -349,7 +349,7 @@ def _is_device_error(error: BaseException) -> bool:
 
 
 def _is_storage(error: UserError) -> bool:
-    return isinstance(error.__cause__, OSError)
+    return isinstance(error, UnfitMachine) or isinstance(error.__cause__, OSError)
 
 
 def _one_line(error: BaseException) -> str:

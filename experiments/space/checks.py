@@ -13,7 +13,7 @@ from mer.encoders import WITHOUT_WEIGHTS
 from mer.errors import UserError
 
 
-def corpus_ref(folder: Path) -> CorpusRef:
+def corpus_ref(folder: Path, address: str | None = None) -> CorpusRef:
     """Read a corpus as far as a plan needs it."""
     from mer.data.corpus import load_corpus
 
@@ -34,6 +34,7 @@ def corpus_ref(folder: Path) -> CorpusRef:
         synthetic=corpus.info.synthetic,
         sizes={split: len(getattr(corpus, split)) for split in ("train", "valid", "test")},
         offers=frozenset(offers),
+        address=address,
     )
 
 

@@ -64,9 +64,10 @@ def find_space(name: str) -> Path:
 
 
 def open_named_corpus(name: str) -> CorpusRef:
-    from mer.data.corpus import find_corpus
+    from mer.data.places import address_of, find_corpus
 
-    return checks.corpus_ref(find_corpus(name))
+    folder = find_corpus(name)
+    return checks.corpus_ref(folder, address_of(name, folder))
 
 
 def make_plan(

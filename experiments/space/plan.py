@@ -39,6 +39,8 @@ class CorpusRef:
     offers: frozenset[str] = frozenset()
     """What an encoder may read: `audio` (wavs), `text` (transcripts), `features/<modality>`, and `vectors/<modality>`
     where those are one frame an utterance."""
+    address: str | None = None
+    """What any machine finds it by (`s3://...`, `demo`), where that is not its folder."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class BundleOptimizer:
     ) -> None:
         self.name, self.flat, self.kinds = name, flat, [list(columns) for columns in kinds]
         self.decay = torch.tensor(decay, dtype=torch.float64)
+        self.decay_there = self.decay.to(flat)
         limits = [limit if limit > 0 else float("inf") for limit in clip]
         self.clip = torch.tensor(limits, dtype=flat.dtype, device=flat.device)
         self.clips = any(limit > 0 for limit in clip)
@@ -74,13 +75,12 @@ class BundleOptimizer:
             return
         grad = torch.cat(grads, dim=1)
         if len(chosen) == len(active):
-            self._update(self.flat, self.first, self.second, grad, rates, self.decay, self.clip, self.steps)
+            self._update(self.flat, self.first, self.second, grad, rates, self.decay_there, self.clip, self.steps)
         else:
-            rows = torch.tensor(chosen)
-            at = rows.to(self.flat.device)
+            at = torch.tensor(chosen).to(self.flat.device, non_blocking=True)
             flat, first, second = self.flat[at], self.first[at], self.second[at]
             steps = [self.steps[member] for member in chosen]
-            self._update(flat, first, second, grad[at], rates[at], self.decay[rows], self.clip[at], steps)
+            self._update(flat, first, second, grad[at], rates[at], self.decay_there[at], self.clip[at], steps)
             self.flat[at], self.first[at], self.second[at] = flat, first, second
 
     def _update_one(self, member: int, grads: Sequence[Tensor], rates: Sequence[float]) -> None:
@@ -117,9 +117,9 @@ class BundleOptimizer:
     ) -> None:
         if self.clips:
             grad *= (clip / (grad.norm(dim=1) + 1e-6)).clamp(max=1.0).unsqueeze(1)
-        rates, decay = rates.to(flat), decay.to(flat)
+        rates = rates.to(flat.dtype)
         shrink = [[1 - beta**step for step in steps] for beta in BETAS]
-        correct = torch.tensor(shrink, dtype=torch.float64).to(flat)
+        correct = torch.tensor(shrink, dtype=torch.float64).to(flat.device, flat.dtype, non_blocking=True)
         for number, places in enumerate(self.kinds):
             columns = slice(places[0].start, places[-1].stop)
             p, m, g = flat[:, columns], first[:, columns], grad[:, columns]

@@ -259,7 +259,8 @@ class BundleTrainer:
                     0.0 if own is None else len(own) / sum(map(len, group))
                     for own, group in zip(rows, now, strict=True)
                 ]
-                total = (each * torch.tensor(shares, dtype=each.dtype).to(self.device)).sum()
+                weights = torch.tensor(shares, dtype=each.dtype).to(self.device, non_blocking=True)
+                total = (each * weights).sum()
                 found = torch.autograd.grad(total, list(leaves.values()))
                 grads = [a + b for a, b in zip(grads, found, strict=True)] if grads else list(found)
                 losses.append(each.detach())

@@ -87,7 +87,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run_check(args: argparse.Namespace) -> int:
     from mer.data.check import check_corpus
-    from mer.data.corpus import find_corpus
+    from mer.data.places import find_corpus
 
     found = check_corpus(find_corpus(args.folder), audio=not args.no_audio)
     text = json.dumps(found.as_json(), ensure_ascii=False, indent=1) + "\n" if args.json else found.page()

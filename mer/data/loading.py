@@ -123,10 +123,12 @@ class SplitData:
     def _dialogues(self, rows: np.ndarray) -> Dialogues:
         changes = np.diff(self.dialogue[rows], prepend=self.dialogue[rows[0]]) != 0
         _, speaker = np.unique(self.speaker[rows], return_inverse=True)
+        index = np.cumsum(changes)
         structure = Dialogues(
-            index=torch.from_numpy(np.cumsum(changes)),
+            index=torch.from_numpy(index),
             speaker=torch.from_numpy(speaker.astype(np.int64)),
             turn=torch.from_numpy(self.turn[rows]),
+            extent=(int(index[-1]) + 1, int(np.bincount(index).max())),
         )
         return structure if self.device.type == "cpu" else structure.to(self.device)
 

@@ -119,12 +119,13 @@ def run_build(args: argparse.Namespace) -> int:
     if not wanted:
         raise UserError("nothing to build", expected="--encoder MODALITY=ENCODER or --space NAME")
 
-    from mer.data.corpus import find_corpus, load_corpus
-    from mer.data.store import FeatureStore
+    from mer.data.corpus import load_corpus
+    from mer.data.places import find_corpus
+    from mer.data.store.shared import open_features
     from mer.encoders import build_encoder
 
     corpus = load_corpus(find_corpus(args.corpus))
-    store = FeatureStore(_root(args))
+    store = open_features(_root(args))
     utterances = tuple(corpus.utterances())
     built: set[Path] = set()
     for modality, config in wanted:

@@ -12,6 +12,7 @@ import yaml
 
 from experiments.cli import main
 from experiments.cluster.check import check_cluster_file, read_cluster_file
+from experiments.cluster.project import project_line
 from mer.errors import UserError
 
 CLUSTER = Path(__file__).parents[3] / "cluster"
@@ -86,13 +87,14 @@ def test_own_machines_need_the_first_autoscaler_and_leave_nothing(tmp_path: Path
     ]
 
 
-def test_advice_does_not_fail_a_file(tmp_path: Path) -> None:
+def test_advice_does_not_fail_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = copy.deepcopy(read_cluster_file(CLUSTER / "cluster.yaml"))
     config["provider"]["cache_stopped_nodes"] = True
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
     assert "stopped nodes" in {finding.rule for finding in check_cluster_file(path)}
-    assert main(["cluster", "check", str(path)]) == 0
+    assert main(["cluster", "check", str(path), "--space", "quickstart"]) == 0
+    assert f"here: {project_line('quickstart')};" in capsys.readouterr().out
 
 
 def test_what_is_not_a_cluster_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
