@@ -15,7 +15,6 @@ from mer.commandline import add_json
 from mer.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.cluster.project import project_line
     from experiments.results.ledger import Ledger
     from experiments.schedule.run import RunResult
     from experiments.schedule.smoke import Timing
@@ -130,6 +129,7 @@ def _what(options: argparse.ArgumentParser) -> None:
 def run_space(args: argparse.Namespace) -> int:
     if args.plan:
         return show_plan(args)
+    from experiments.cluster.project import project_line
     from experiments.results.ledger import Ledger
     from experiments.space.text import needs_yes
     from mer.storage import open_store
