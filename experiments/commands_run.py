@@ -141,7 +141,6 @@ def run_space(args: argparse.Namespace) -> int:
             hint="Look at it with --plan; go on with --yes, or make it smaller (design, draws, studies, --only).",
         )
     say = _sayer(args.json)
-    say(project_line(args.space))
     for notice in plan.notices:
         say(f"note: {notice}")
     check_weights(plan)
@@ -160,6 +159,7 @@ def run_space(args: argparse.Namespace) -> int:
         progress=not args.json,
         preflight=args.preflight,
         features=args.features,
+        origin=lambda: project_line(args.space),
         say=say,
     )
     report = None if args.no_report else _report(ledger.store.path(plan.space), say)

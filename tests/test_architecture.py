@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "space": {"slots"},
     "protocol": {"space", "slots"},
     "results": {"space", "slots"},
-    "cluster": {"results"},
+    "cluster": {"results", "space"},
     "schedule": {"protocol", "space", "results", "cluster", "slots"},
     "reporting": set[str](),
     "analysis": {"slots"},

@@ -25,7 +25,7 @@ from experiments.protocol.actions import (
 )
 from experiments.protocol.replay import replay_ledger
 from experiments.protocol.state import State
-from experiments.results.decisions import append_decisions
+from experiments.results.decisions import DecisionLog
 from experiments.results.ledger import LOOSE, Ledger
 from experiments.schedule import states
 from experiments.schedule.deciding import decision_row
@@ -100,6 +100,7 @@ class Session:
         self._large: deque[Order] = deque()
         self._losses: Counter[str] = Counter()
         self._ooms: Counter[str] = Counter()
+        self._log = DecisionLog(ledger.store, plan.space)
         for action in self.state.next_actions(0):
             self._take_action(action, None)
         self._note_decisions()
@@ -193,6 +194,7 @@ class Session:
 
     def compact_if_needed(self) -> None:
         """Keep the number of files bounded."""
+        self._log.compact()
         if self.ledger.loose() > LOOSE:
             self.ledger.compact()
 
@@ -354,6 +356,5 @@ class Session:
 
     def _note_decisions(self) -> None:
         """Write new prunings, survivals and selections into the ledger. Those of earlier runs are there already."""
-        rows = [decision_row(self.plan, self.names, self.state, decision) for decision in self.state.decisions()]
-        if rows:
-            append_decisions(self.ledger.store, rows, self.plan.space)
+        decisions = self.state.decisions()
+        self._log.add(decision_row(self.plan, self.names, self.state, decision) for decision in decisions)
