@@ -141,7 +141,6 @@ def run_space(args: argparse.Namespace) -> int:
             hint="Look at it with --plan; go on with --yes, or make it smaller (design, draws, studies, --only).",
         )
     say = _sayer(args.json)
-    say(project_line(args.space))
     for notice in plan.notices:
         say(f"note: {notice}")
     check_weights(plan)
@@ -160,6 +159,7 @@ def run_space(args: argparse.Namespace) -> int:
         progress=not args.json,
         preflight=args.preflight,
         features=args.features,
+        origin=lambda: project_line(args.space),
         say=say,
     )
     report = None if args.no_report else _report(ledger.store.path(plan.space), say)
@@ -204,18 +204,15 @@ def show_plan(args: argparse.Namespace) -> int:
 def _done(plan: Plan, results: str) -> list[Slot]:
     """The slots that the ledger answers already, whichever space ran them. Nothing is written."""
     from experiments.results.ledger import Ledger
-    from experiments.schedule.naming import Names
-    from experiments.schedule.publish import judge, replay
+    from experiments.schedule.publish import verdicts_of
     from experiments.slots import Status
     from mer.storage import open_store
 
     ledger = Ledger(open_store(results))
-    names = Names(plan, ledger.equal_code())
-    known = ledger.refresh().known(plan.metric)
-    if not known:
+    if not len(ledger.refresh()):
         return []
-    verdicts = judge(plan, names, known, replay(plan, names, known))
-    return [verdict.slot for verdict in verdicts if verdict.status not in (Status.MISSING, Status.SKIPPED)]
+    found = verdicts_of(plan, ledger)
+    return [verdict.slot for verdict in found if verdict.status not in (Status.MISSING, Status.SKIPPED)]
 
 
 def _plan(args: argparse.Namespace) -> Plan:

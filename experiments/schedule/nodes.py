@@ -163,7 +163,7 @@ class Guard:
             self._verdicts[name] = problems
             found.append((name, problems))
             if problems:
-                self.say(f"preflight: {node['NodeManagerAddress']}: " + "; ".join(problems))
+                self.say(f"preflight: {node['NodeManagerAddress']} differs:\n  " + "\n  ".join(problems))
                 self._hold(node)
         return found
 

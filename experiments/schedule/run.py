@@ -75,6 +75,7 @@ def execute(
     hang_s: float = HANG_S,
     preflight: str = "off",
     features: str | None = None,
+    origin: Callable[[], str] | None = None,
     say: Callable[[str], None] = print,
 ) -> RunResult:
     """Run what the ledger lacks of a plan, and write its tables to `out` (default: the space's folder beside the
@@ -86,6 +87,7 @@ def execute(
     preflight       "stop" or "drop": what to do about a cluster node that differs from the driver; "off": do not look
     features        where machines share what encoders extract; None: MER_FEATURES, else beside the results on a
                     cluster of several machines; "off": nowhere
+    origin          which project and space this is, said where a run joins a cluster: its files may be stale
     retry           run trials again that failed or ran out of memory
     """
     started = time.monotonic()
@@ -114,7 +116,7 @@ def execute(
             else:
                 ready = _ray(
                     session, plan, make_work, root, workers, gpus_per_trial, address, hang_s, shown, publisher,
-                    boards, preflight, features, say,
+                    boards, preflight, features, origin, say,
                 )  # fmt: skip
         finally:
             if shown is not None:
@@ -202,12 +204,15 @@ def _ray(
     boards: str | None,
     policy: str,
     features: str | None,
+    origin: Callable[[], str] | None,
     say: Callable[[str], None],
 ) -> float:
     from experiments.schedule.cluster import connect, gpu_share, is_shared
 
     connected = connect(address, workers=workers, cpus=plan.resources.cpus)
     say(str(connected))
+    if origin is not None and not connected.private:
+        say(origin())
     from experiments.schedule.nodes import Guard
     from experiments.schedule.packing import Packing
     from experiments.schedule.tune import Crew, Settings, run_tune

@@ -131,7 +131,7 @@ def _fetch(store: Store, files: Sequence[Entry], partial: Path, earlier: Path, s
             return
         started, size = time.monotonic(), sum(entry.size for entry in lacking)
         _refuse_full(partial, size, store)
-        say(f"fetching {_shown(store.root)}: {len(lacking)} files, {_mb(size)} -> {partial.parent.parent}")
+        say(f"fetching {_shown(store.root)}: {len(lacking)} files, {_size(size)} -> {partial.parent.parent}")
         with ThreadPoolExecutor(AT_ONCE) as pool:
             jobs = [pool.submit(_fetch_file, store, entry, partial / entry.name) for entry in lacking]
             try:
@@ -140,7 +140,7 @@ def _fetch(store: Store, files: Sequence[Entry], partial: Path, earlier: Path, s
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        say(f"fetched {_mb(size)} in {time.monotonic() - started:.0f} s")
+        say(f"fetched {_size(size)} in {time.monotonic() - started:.0f} s")
 
 
 def _has(partial: Path, entry: Entry, earlier: Path) -> bool:
@@ -194,7 +194,7 @@ def _refuse_full(partial: Path, size: int, store: Store) -> None:
     free = shutil.disk_usage(partial).free
     if size - begun > free:
         raise UnfitMachine(
-            f"no room for the corpus {_shown(store.root)}: {_mb(size - begun)} to fetch, {_mb(free)} free",
+            f"no room for the corpus {_shown(store.root)}: {_size(size - begun)} to fetch, {_size(free)} free",
             where=str(partial.parent.parent),
             hint="Free space, or point the environment variable MER_CACHE to another disk.",
         )
@@ -230,8 +230,11 @@ def _shown(address: str) -> str:
     return address.partition("?")[0]
 
 
-def _mb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+def _size(size: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"
 
 
 def _tell(text: str) -> None:

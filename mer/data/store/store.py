@@ -104,10 +104,10 @@ class FeatureStore:
         )
 
     def has(self, frontend: Frontend, items: Sequence[AudioClip | str | None]) -> list[bool]:
-        """Which items need no extraction."""
-        folder = self.folder(frontend)
-        found = self._scan(folder) if folder.is_dir() else {}
-        return [key is None or key in found for key in self.keys(items)]
+        """Which items need no extraction. What the shared store has of them is fetched."""
+        keys = self.keys(items)
+        found = self._scan(self._open(frontend), [key for key in keys if key is not None])
+        return [key is None or key in found for key in keys]
 
     def folder(self, frontend: Frontend) -> Path:
         """Where a frontend's frames lie."""

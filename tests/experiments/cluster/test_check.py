@@ -38,8 +38,15 @@ def replaced(key: str, old: str, new: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def in_provider(**values: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda config: config["provider"].update(values)
+def without_group(config: dict[str, Any]) -> None:
+    for node in config["available_node_types"].values():
+        node["node_config"].pop("SecurityGroupIds", None)
+
+
+def with_rules_of_ones_own(config: dict[str, Any]) -> None:
+    without_group(config)
+    mine = {"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp", "IpRanges": [{"CidrIp": "203.0.113.7/32"}]}
+    config["provider"]["security_group"] = {"GroupName": "mer", "IpPermissions": [mine]}
 
 
 BROKEN = {
@@ -50,8 +57,8 @@ BROKEN = {
     "token readable": ("token", replaced("setup_commands", "chmod 600", "ls")),
     "default nightly wheel": ("versions", without("setup_commands")),
     "no cap": ("cost", without("max_workers")),
-    "ssh open": ("ssh", lambda config: config["provider"].pop("security_group")),
-    "ssh to the world": ("ssh", in_provider(security_group={"IpPermissions": [{"CidrIp": "0.0.0.0/0"}]})),
+    "ssh open": ("ssh", without_group),
+    "ssh opened by Ray beside rules of one's own": ("ssh", with_rules_of_ones_own),
     "project in a folder called mer": ("sync", lambda config: config["file_mounts"].update({"/home/ubuntu/mer": "."})),
     "unknown key": ("schema", lambda config: config.update(idle_timeout_minuts=3)),
     "head on spot": (

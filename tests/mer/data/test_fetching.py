@@ -217,7 +217,7 @@ def test_a_full_disk_is_named(remote: Remote, monkeypatch: pytest.MonkeyPatch, w
     if when == "before":
         usage = shutil.disk_usage("/")
         monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: usage._replace(free=10))
-        message = r"no room for the corpus s3://bucket/corpora/tiny: .* to fetch, 0.0 MB free"
+        message = r"no room for the corpus s3://bucket/corpora/tiny: .* to fetch, 0.0 kB free"
     else:
 
         def full(*args: Any) -> None:

@@ -90,6 +90,12 @@ def test_what_one_has_extracted_the_other_fetches(place: Store, tmp_path: Path) 
     assert not (tmp_path / "none").exists()
 
 
+def test_it_is_known_what_need_not_be_extracted(place: Store, tmp_path: Path) -> None:
+    frontend = Logged(tmp_path / "log")
+    Machine(tmp_path / "one", place).get(frontend, ITEMS[:3])
+    assert Machine(tmp_path / "two", place).store().has(frontend, [*ITEMS[:4], None]) == [True, True, True, False, True]
+
+
 def test_only_what_is_lacked_is_fetched(place: Store, tmp_path: Path) -> None:
     Machine(tmp_path / "one", place).get(Logged(tmp_path / "log"))
     two = Machine(tmp_path / "two", place)
