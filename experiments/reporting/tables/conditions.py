@@ -51,7 +51,7 @@ def curves(run: Run, corpus: str) -> list[Curve]:
     families: dict[str, list[tuple[float, str]]] = {}
     for name in run.conditions:
         condition = run.spec.condition(name)
-        if name != "complete" and condition.rate is not None:
+        if name != "complete" and condition.rate:  # a rate of 0 is the complete condition once more
             families.setdefault(condition.family, []).append((condition.rate, name))
     found = []
     for family, members in families.items():

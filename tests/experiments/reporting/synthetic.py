@@ -42,6 +42,7 @@ class World:
     shared: float = 0.015
     rates: Sequence[float] = (0.0, 0.3, 0.6)
     patterns: Sequence[Sequence[str]] = ()
+    zero: bool = False
     slopes: Mapping[str, float] = field(default_factory=dict)
     contrasts: str = "baseline"
     margin: float | None = None
@@ -83,6 +84,8 @@ def write_run(folder: Path, world: World) -> Path:
         for rate in world.rates
         if rate > 0
     ]
+    if world.zero:
+        conditions.append({"name": "random 0.0", "missing": {"protocol": "random"}})
     for kept in world.patterns:
         conditions.append({"name": "+".join(kept), "missing": {"protocol": "pattern", "available": list(kept)}})
     trials: list[dict[str, Any]] = []

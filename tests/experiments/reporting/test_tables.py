@@ -245,6 +245,14 @@ def test_areas_under_the_curves(make_run: MakeRun) -> None:
     assert table.value(1, "delta_auc_random").raw == pytest.approx(0.12 * 0.4, abs=0.02)
 
 
+def test_a_rate_of_zero_is_no_second_start_of_the_curve(make_run: MakeRun) -> None:
+    run = make_run(rates=(0.3, 0.6), zero=True)
+    assert "random 0.0" in run.conditions
+    [curve] = curves(run, "demo")
+    assert curve.rates == (0.0, 0.3, 0.6)
+    assert curve.conditions[0] == "complete"
+
+
 SIX = (("a",), ("v",), ("t",), ("a", "v"), ("a", "t"), ("v", "t"))
 
 
