@@ -70,7 +70,7 @@ def meld(tmp_path: Path) -> str:
 
 
 def run(plan: Plan, folder: Path) -> pd.DataFrame:
-    """Run a plan in this process; the test scores of its confirm trials: trial, cell, fold, condition, metric, value."""
+    """Run a plan in this process; the test scores of its confirm trials: trial, cell, fold, condition, metric."""
     result = execute(plan, Ledger(str(folder / "results")), executor="inline", progress=False, say=lambda text: None)
     assert result.exit_code == 0, result
     tables = folder / "results" / plan.space
