@@ -45,6 +45,8 @@ def why_not(recipe: Recipe) -> str | None:
     for modality, config in recipe.encoders.items():
         if config.train not in (None, "frozen"):
             return f"encoder {config.name} of {modality} is trained: its own size fills the device"
+        if config.params.get("swap"):
+            return f"encoder {config.name} of {modality} swaps utterances of a batch, which are each member's own"
     named = [("encoders", config.name) for config in recipe.encoders.values()]
     named += [("fusion", recipe.fusion.name), ("pooling", recipe.pooling.name), ("context", recipe.context.name)]
     for field, name in named:

@@ -109,7 +109,8 @@ class Pretrained(Encoder):
             return self._part(weights.load_body(self.source, self.architecture, self._body_class(), self.unused)).eval()
         seed = contextlib.nullcontext() if self.weights_kind == "scratch" else seeded(derive("tiny", self.level))
         with seed:
-            build = AutoModel.from_config if self._body_class() is None else self._body_class()
+            kind = self._body_class() or AutoModel
+            build = getattr(kind, "from_config", kind)  # the Auto classes cannot be called
             return self._part(build(self.architecture)).float().eval()
 
     # Training.
