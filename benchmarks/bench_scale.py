@@ -119,7 +119,7 @@ def run_once(trials: int, workers: int) -> Run:
             super().__init__(*args, **named)
             sessions.append(self)
 
-    running.Session = Watched  # type: ignore[misc]
+    setattr(running, "Session", Watched)  # noqa: B010  (a module has no other way in)
     plan = make_plan(trials)
     found = Run(plan.n_slots, workers)
     stop = threading.Event()

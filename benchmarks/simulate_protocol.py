@@ -15,6 +15,7 @@ of `experiments.protocol` decide on them exactly as in a run. Five ways of tunin
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +69,8 @@ class Nature:
         optimum = np.array(grid.optimum) if grid.optimum else rng.uniform(0.2, 0.8, cells)
         self.loss = 8.0 * (points[None] - optimum[:, None, None]) ** 2  # [C, S, D]
         tau = np.array(grid.tau)[:, None, None] * np.exp(1.5 * (0.5 - points[None]))
-        study, cell = rng.normal(0, 1.0, studies), rng.normal(0, 0.3, (cells, studies))
+        study = rng.normal(0, 1.0, (studies,))
+        cell = rng.normal(0, 0.3, (cells, studies))
         top = np.array(grid.quality)[:, None, None] - self.loss + study[None, :, None] + cell[:, :, None]
         top = top + rng.normal(0, 0.5, (cells, studies, draws))
         epoch = np.arange(1, EPOCHS + 1)
@@ -207,7 +209,7 @@ def draw_figure(table: dict[str, dict[str, float]], replications: int, path: Pat
     import matplotlib.pyplot as plt
 
     def bounds(share: float) -> float:
-        return 196 * (share * (1 - share) / replications) ** 0.5
+        return 196 * math.sqrt(share * (1 - share) / replications)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for way, marker in zip(WAYS, "osd^x", strict=True):

@@ -204,18 +204,15 @@ def show_plan(args: argparse.Namespace) -> int:
 def _done(plan: Plan, results: str) -> list[Slot]:
     """The slots that the ledger answers already, whichever space ran them. Nothing is written."""
     from experiments.results.ledger import Ledger
-    from experiments.schedule.naming import Names
-    from experiments.schedule.publish import judge, replay
+    from experiments.schedule.publish import verdicts_of
     from experiments.slots import Status
     from mer.storage import open_store
 
     ledger = Ledger(open_store(results))
-    names = Names(plan, ledger.equal_code())
-    known = ledger.refresh().known(plan.metric)
-    if not known:
+    if not len(ledger.refresh()):
         return []
-    verdicts = judge(plan, names, known, replay(plan, names, known))
-    return [verdict.slot for verdict in verdicts if verdict.status not in (Status.MISSING, Status.SKIPPED)]
+    found = verdicts_of(plan, ledger)
+    return [verdict.slot for verdict in found if verdict.status not in (Status.MISSING, Status.SKIPPED)]
 
 
 def _plan(args: argparse.Namespace) -> Plan:

@@ -90,8 +90,13 @@ class Fused:
     sequence  the fused sequence, to be pooled
     aux       for analysis: gates, modality weights, attention maps; each with B as its first dimension
     losses    auxiliary losses (scalars, already weighted) that the trainer adds to the classification loss
+    second    in training: the same utterances seen in another way (other modalities hidden), of the same shape. It is
+              classified too, learns the labels alike, and is what `sequence` should agree with
+    agreement weight of that agreement (`mer.losses.disagreement` of `sequence` from `second`)
     """
 
     sequence: Sequence
     aux: Mapping[str, Tensor] = field(default_factory=dict)
     losses: Mapping[str, Tensor] = field(default_factory=dict)
+    second: Sequence | None = None
+    agreement: float = 0.0

@@ -94,6 +94,47 @@ class Noise(Dropout):
         return f"deviation={self.deviation}"
 
 
+class Swap(Dropout):
+    """Gives a share of the rows, in training, what another row of the batch holds; nothing in evaluation.
+
+    "Swap noise": what comes out is distributed as the features are, and wrong as often as half the share and more.
+    For features whose extractor has seen the training part, where they are right nearly always: a model that trains on
+    them trusts them as it should not, and its context little.
+
+    Only rows that are there give and take. A `Dropout` in that its random numbers come from the trial's generator.
+
+    >>> swap = Swap(0.5).eval()
+    >>> swap.donors(torch.tensor([True, True, False])).tolist()
+    [0, 1, 2]
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__(0.0)
+        if not 0 <= share <= 1:
+            raise UserError(f"swap {share!r}", expected="a share, 0 to 1")
+        self.share = share
+
+    @property
+    def active(self) -> bool:
+        return self.training and self.share > 0
+
+    def donors(self, there: Tensor) -> Tensor:
+        """`[B]`: the row that each row's content comes from, its own for most."""
+        own = torch.arange(len(there), device=there.device)
+        if not self.active:
+            return own
+        device = there.device if self.generator is None else self.generator.device
+        draws = torch.rand((2, len(there)), generator=self.generator, device=device).to(there.device)
+        members = there.nonzero().squeeze(1)
+        if not len(members):
+            return own
+        drawn = members[(draws[0] * len(members)).long().clamp(max=len(members) - 1)]
+        return torch.where(there & (draws[1] < self.share), drawn, own)
+
+    def extra_repr(self) -> str:
+        return f"share={self.share}"
+
+
 def set_generator(model: nn.Module, generator: torch.Generator | None) -> None:
     """Give every `Dropout` in the model its source of randomness; None: torch's global generator."""
     for module in model.modules():

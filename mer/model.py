@@ -23,6 +23,7 @@ from mer.data.corpus import CorpusInfo
 from mer.encoders import build_encoder
 from mer.encoders.base import Encoder
 from mer.layers import Dropout, masked_mean
+from mer.losses import disagreement
 from mer.recipe import Recipe
 
 
@@ -34,12 +35,14 @@ class Output:
     representations  `fused` and, unless `details=False`, one per modality, `[B, D]`: what separability plots look at
     aux              gates, modality weights, attention maps of the fusion; B first
     losses           auxiliary losses, already weighted
+    second           logits of the fusion's second view, in training where it has one: learned from as `logits` are
     """
 
     logits: Tensor
     representations: Mapping[str, Tensor]
     aux: Mapping[str, Tensor] = field(default_factory=dict)
     losses: Mapping[str, Tensor] = field(default_factory=dict)
+    second: Tensor | None = None
 
 
 class Projection(nn.Module):
@@ -98,11 +101,15 @@ class Model(nn.Module):
             fused = self.fusion(Batch(projected, batch.utterance_ids, batch.dialogue))
         pooled = self.pooling(fused.sequence)
         logits = self.classifier(self.context(pooled, batch))
+        losses, second = dict(fused.losses), None
+        if fused.second is not None:
+            second = self.classifier(self.context(self.pooling(fused.second), batch))
+            losses["consistency"] = fused.agreement * disagreement(logits, second)
         if not details:
-            return Output(logits, {"fused": pooled}, {}, fused.losses)
+            return Output(logits, {"fused": pooled}, {}, losses, second)
         described = modelled or projected
         representations = {name: masked_mean(x.filled(), x.mask) for name, x in described.items()}
-        return Output(logits, {**representations, "fused": pooled}, fused.aux, fused.losses)
+        return Output(logits, {**representations, "fused": pooled}, fused.aux, losses, second)
 
 
 @contextmanager

@@ -250,6 +250,8 @@ class Trainer:
         with autocast(self.device, self.recipe.training.precision):
             output = self.model(batch, details=False)
         loss: Tensor = self.loss(wide(output.logits), labels)
+        if output.second is not None:
+            loss = (loss + self.loss(wide(output.second), labels)) / 2
         for auxiliary in output.losses.values():
             loss = loss + wide(auxiliary)
         return loss

@@ -104,12 +104,13 @@ class Page:
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.environment['PATH']}"
         self.names: dict[str, Any] = {"__name__": "__main__"}
 
-    def follow(self) -> list[str]:
-        """Run every block; returns what was left out for want of a program, in words."""
+    def follow(self, unfenced: bool = False) -> list[str]:
+        """Run every block; returns what was left out for want of a program, in words. `unfenced`: pass over blocks that
+        are indented and so have no language."""
         left_out = []
         with self._here():
             for block in blocks(self.page):
-                if block.not_run is not None:
+                if block.not_run is not None or (unfenced and not block.language):
                     continue
                 if block.needs is not None and shutil.which(block.needs) is None:
                     left_out.append(f"{block.where} needs {block.needs}")

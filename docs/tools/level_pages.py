@@ -98,6 +98,9 @@ KINDS = {
     ),
 }
 
+MORE = {("fusion", "cadgl"): "cadgl.md", ("context", "graph"): "cadgl.md", ("encoder", "llm_context"): "cadgl.md"}
+"""Levels that a page was written about."""
+
 EXAMPLES = {
     "random": ", rate: 0.3",
     "sample": ", rate: 0.3",
@@ -152,6 +155,8 @@ def level_page(kind: str, name: str, target: str) -> str:
             lines += [f"**{section}.** {text[:1].upper()}{text[1:]}", ""]
     lines += _options(about, target, said.options)
     module, _, attr = target.partition(":")
+    if (kind, name) in MORE:
+        lines += [f"More about it: [](../../{MORE[kind, name]}).", ""]
     lines += [f"`{attr}` in `{module.replace('.', '/')}.py`.{_needs(kind, target)}", ""]
     return "\n".join(lines)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, requires
 
+from packaging.requirements import Requirement
+
 INTRODUCTION = """\
 # Licences
 
@@ -70,14 +72,14 @@ def table(names: set[str]) -> str:
 
 
 def direct(name: str, extra: str | None) -> set[str]:
-    """What a package asks for: always (`extra` None), or with one of its extras."""
+    """What a package asks for here: always (`extra` None), or because of one of its extras."""
     found = set()
-    for line in requires(name) or ():
-        text, _, marker = line.partition(";")
-        wanted = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", marker)
-        if (wanted[1] if wanted else None) != extra or not _installed(_bare(text)):
-            continue
-        found.add(_bare(text))
+    for requirement in map(Requirement, requires(name) or ()):
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        wanted = always if extra is None else not always and marker is not None and marker.evaluate({"extra": extra})
+        if wanted and _installed(requirement.name):
+            found.add(requirement.name.lower().replace("_", "-"))
     return found
 
 
@@ -114,10 +116,6 @@ def licence(found: Distribution) -> str:
 def _plain(text: str) -> str:
     found = next((plain for key, plain in PLAIN.items() if re.search(rf"\b{key}", text.lower())), None)
     return found or text
-
-
-def _bare(text: str) -> str:
-    return re.split(r"[\s\[<>=!~(]", text.strip(), maxsplit=1)[0].lower().replace("_", "-")
 
 
 def _installed(name: str) -> bool:

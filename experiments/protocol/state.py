@@ -1,13 +1,13 @@
 """What to run next: facts folded into a state, one observation at a time, so that a decision costs O(log slots).
 
-`State` holds nothing that is not a function of the plan and of what it was told. `next_actions` is the same thing in
-one pure call. Work is handed out in planned order: whatever stands first in the plan and can be run now.
+`State` holds nothing that is not a function of the plan and of what it was told; `experiments.protocol.replay` is the
+same thing in one pure call. Work is handed out in planned order: whatever stands first in the plan and can be run now.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -17,7 +17,6 @@ from experiments.protocol.actions import (
     Continue,
     Decision,
     Fact,
-    Facts,
     Pause,
     Select,
     Start,
@@ -394,38 +393,3 @@ class State:
         if made.slot.stage is Stage.CONFIRM:
             return Confirm(made, unit.until)
         return Continue(made, unit.until) if begun else Start(made, unit.until)
-
-
-def next_actions(plan: Plan, facts: Facts, free_slots: int, running: Collection[Slot] = ()) -> list[Action]:
-    """What to do now, from nothing but the plan and the facts. `running`: slots that train at this moment.
-
-    An executor that asks often keeps a `State` instead, which answers the same without starting over.
-    """
-    state = replay(plan, facts.values())
-    for slot in running:
-        state.assume_running(slot)
-    return state.next_actions(free_slots)
-
-
-def replay(plan: Plan, facts: Iterable[Fact]) -> State:
-    """A state that has been told these facts, in whatever order they come."""
-    state = State(plan)
-    for fact in facts:
-        state.observe(fact)
-    return state
-
-
-def replay_ledger(plan: Plan, look_up: Callable[[Slot, Unit], Fact | None]) -> State:
-    """A state that has been told all that a ledger knows: asks it for each slot once its trial is known."""
-    state, asked = State(plan), set[Slot]()
-    while True:
-        batch = [slot for slot in state.pending() if slot not in asked]
-        if not batch:
-            return state
-        for slot in batch:
-            asked.add(slot)
-            unit = state.unit(slot)
-            assert unit is not None
-            fact = look_up(slot, unit)
-            if fact is not None:
-                state.observe(fact)

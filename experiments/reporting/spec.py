@@ -40,6 +40,8 @@ class Condition:
         protocol = self.missing.get("protocol", "none")
         if self.name == "complete" or protocol == "none":
             return 0.0
+        if protocol in ("random", "sample"):
+            return float(self.missing.get("rate", 0.0))
         return float(self.missing["rate"]) if "rate" in self.missing and protocol != "pattern" else None
 
     @property

@@ -18,21 +18,22 @@ from experiments.protocol.actions import (
     Confirm,
     Continue,
     Fact,
-    Judged,
     Pause,
     Select,
     Start,
     Stop,
-    Unit,
 )
-from experiments.protocol.state import State, replay_ledger
-from experiments.results.decisions import DecisionLog, DecisionRow
+from experiments.protocol.replay import replay_ledger
+from experiments.protocol.state import State
+from experiments.results.decisions import DecisionLog
 from experiments.results.ledger import LOOSE, Ledger
-from experiments.results.snapshot import Known
 from experiments.schedule import states
-from experiments.schedule.naming import Names, conditions_of
-from experiments.schedule.work import Closing, Do, Ended, Member, Order, Outcome, Result, Spec
-from experiments.slots import Slot, Stage, Status
+from experiments.schedule.deciding import decision_row
+from experiments.schedule.knowledge import Knowledge
+from experiments.schedule.naming import Names
+from experiments.schedule.orders import Orders, merged
+from experiments.schedule.work import Do, Ended, Order, Outcome, Result, Spec
+from experiments.slots import Slot, Status
 from experiments.space.plan import Plan
 
 WORKERS_LOST = 3
@@ -74,29 +75,27 @@ class Session:
         trials: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.plan, self.ledger, self.retry = plan, ledger, retry
+        self.plan, self.ledger = plan, ledger
         self.clock, self.started = clock, clock()
         self.deadline = None if seconds is None else self.started + seconds
         self.trials = trials
         self.names = Names(plan, ledger.equal_code())
-        snapshot = ledger.refresh()
-        self.attempts = dict(snapshot.attempts)
-        self.known: dict[str, Known] = snapshot.known(plan.metric)
+        self.knowledge = Knowledge(plan, self.names, ledger.refresh(), retry=retry)
         self.ending: str | None = None
         """Why the run ends before its plan is done: `budget`, `interrupted`, or an explanation."""
         self.blocked: str | None = None
         self.tally = Tally()
         self._begun_trials = 0
-        self._retried: set[str] = set()
         self._proven = False
-        self.state: State = replay_ledger(plan, self.look_up)
+        self.state: State = replay_ledger(plan, self.knowledge.look_up)
+        self.make = Orders(plan, self.state, self.knowledge)
         self.sweep()
         self.tally.before = sum(self.state.status(slot) is not Status.MISSING for slot in self.state.order)
         self._holder: dict[Slot, str] = {}  # first slot of a unit that has reported -> worker that keeps it
         self._running: dict[str, list[Order]] = {}  # worker -> what it is doing
         self._busy: dict[str, Slot] = {}  # item -> first slot of the unit that it is run for
         self._waiting: dict[str, list[Work]] = {}  # item -> actions for other units that are the same item
-        self._chores: deque[Order] = deque()
+        self._chores: list[Order] = []
         self._again: deque[Order] = deque()
         self._large: deque[Order] = deque()
         self._losses: Counter[str] = Counter()
@@ -105,30 +104,6 @@ class Session:
         for action in self.state.next_actions(0):
             self._take_action(action, None)
         self._note_decisions()
-
-    # ---- what is known ---------------------------------------------------------------------------------------
-
-    def look_up(self, slot: Slot, unit: Unit) -> Fact | None:
-        """What the ledger knows of a slot; None if it has to be run (again)."""
-        found = self._recorded(slot, unit)
-        if found is None:
-            return None
-        return Fact(slot, found.curve, found.status, unit.params[unit.slots.index(slot)])
-
-    def _recorded(self, slot: Slot, unit: Unit) -> Known | None:
-        """What is on record of a slot's trial and holds."""
-        trial = self.names.trial(slot, unit)
-        found = self.known.get(trial)
-        if found is None or (found.status in (Status.FAILED, Status.OOM) and self._runs_again(trial)):
-            return None
-        if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE:
-            wanted = {condition.name for condition in conditions_of(self.plan, self.plan.cell_of(slot))}
-            if not wanted <= found.conditions:
-                return None  # a condition was added: trained and scored again, by the same streams
-        return found
-
-    def _runs_again(self, trial: str) -> bool:
-        return self.retry and trial not in self._retried
 
     @property
     def finished(self) -> bool:
@@ -169,7 +144,7 @@ class Session:
             return []
         orders: list[Order] = []
         while self._chores and len(orders) < 8:
-            orders.append(self._chores.popleft())
+            orders.append(self._chores.pop(0))
         queue = self._large if large else self._again
         if queue:
             orders.append(queue.popleft())
@@ -253,41 +228,7 @@ class Session:
             return []
         self._busy[item] = unit.slot
         self._begun_trials += 0 if isinstance(action, Continue) else len(unit.slots)
-        return [self._order(Do.TRAIN, unit, action.until)]
-
-    def _order(self, do: Do, unit: Unit, until: int = 0, closings: tuple[Closing, ...] = ()) -> Order:
-        return Order(do, self.names.unit(unit), tuple(self._member(slot, unit) for slot in unit.slots), until, closings)
-
-    def _member(self, slot: Slot, unit: Unit) -> Member:
-        """One trial of an order. Alone it is what the order is about; in a bundle it may have ended before others."""
-        spec = self._spec(slot, unit)
-        if not unit.is_bundle:
-            return Member(spec)
-        found = self._recorded(slot, unit)
-        last = self.state.pruned_at(slot)
-        if last is None and found is not None and found.status is Status.PRUNED:
-            last = len(found.curve)
-        return Member(spec, last, found is not None)
-
-    def _spec(self, slot: Slot, unit: Unit) -> Spec:
-        plan = self.plan
-        key, text = self.names.key(slot, unit)
-        return Spec(
-            key=key,
-            recipe=text,
-            slot=slot,
-            space=plan.space,
-            epochs=plan.epochs(plan.cell_of(slot)),
-            metric=plan.metric,
-            direction=plan.direction,
-            corpus=plan.corpora[slot.corpus],
-            folds=plan.folds,
-            resplit=plan.resplit,
-            conditions=conditions_of(plan, plan.cell_of(slot)) if slot.stage is Stage.CONFIRM else (),
-            keep=plan.keep,
-            attempt=self.attempts.get(key.trial, 0),
-            params=dict(unit.params[unit.slots.index(slot)]),
-        )
+        return [self.make.of(Do.TRAIN, unit, action.until)]
 
     def _held_by(self, action: Action) -> str | None:
         if isinstance(action, Select):
@@ -307,32 +248,22 @@ class Session:
         holder = self._holder.pop(action.unit.slot, None)
         if isinstance(action, Pause):
             if held is not None:
-                held.append(self._order(Do.PAUSE, action.unit))
+                held.append(self.make.of(Do.PAUSE, action.unit))
         elif held is not None and holder is not None:
-            held.append(self._order(Do.TRAIN, action.unit, action.until))
+            held.append(self.make.of(Do.TRAIN, action.unit, action.until))
         else:
-            self._again.append(self._order(Do.TRAIN, action.unit, action.until))
+            self._again.append(self.make.of(Do.TRAIN, action.unit, action.until))
 
-    def _stop(self, action: Stop, orders: list[Order] | deque[Order]) -> None:
+    def _stop(self, action: Stop, orders: list[Order]) -> None:
         """Have an ending written down, together with those of other trials of its bundle."""
         slot, unit = action.slot, self.state.unit(action.slot)
         if unit is None or action.status is Status.SKIPPED:
             self.tally.done[Status.SKIPPED] += 1
             return
-        known = self.known.get(self.names.trial(slot, unit))
         if all(self.state.status(other) is not Status.MISSING for other in unit.slots):
             self._holder.pop(unit.slot, None)
-        if known is not None and known.status in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED):
-            return  # on record already, with at least the epochs that this needs
-        closing = Closing(
-            unit.slots.index(slot), action.status, action.reason, action.rung, action.value, action.cutoff
-        )
-        order = self._order(Do.CLOSE, unit, action.rung or 0, (closing,))
-        last = orders[-1] if orders else None
-        if last is not None and (last.do, last.item, last.until) == (Do.CLOSE, order.item, order.until):
-            orders[-1] = replace(order, closings=(*last.closings, closing))
-        else:
-            orders.append(order)
+        if not self.knowledge.has_ended(slot, unit):
+            merged(orders, self.make.closing(action, unit))
 
     # ---- outcomes --------------------------------------------------------------------------------------------
 
@@ -347,7 +278,7 @@ class Session:
                 self._large.append(order)
             else:
                 reason = f"out of memory twice, the second time with a larger share: {outcome.reason}"
-                self._chores.append(self._given_up(order, Status.OOM, reason))
+                self._chores.append(self.make.given_up(order, Status.OOM, reason))
         elif outcome.ended is Ended.BROKEN:
             self._again_or_failed([order], outcome.reason or "its device failed")
         elif outcome.ended is Ended.BLOCKED:
@@ -377,26 +308,20 @@ class Session:
         self._stop_if_hopeless()
 
     def _committed(self, spec: Spec, result: Result) -> None:
-        trial, slot = spec.trial, spec.slot
         assert result.status is not None
-        self.attempts[trial] = max(self.attempts.get(trial, 0), spec.attempt + 1)
-        self._retried.add(trial)
-        conditions = frozenset(condition.name for condition in spec.conditions)
-        self.known[trial] = Known(
-            trial, result.status, result.reason, self.attempts[trial], len(result.curve), result.curve, conditions
-        )
+        self.knowledge.committed(spec, result)
         self.tally.done[result.status] += 1
         if self.plan.metric in result.test:
-            scores = self.tally.tests.setdefault((slot.corpus, slot.cell), {})
-            scores.setdefault(slot.study, []).append(result.test[self.plan.metric])
+            scores = self.tally.tests.setdefault((spec.slot.corpus, spec.slot.cell), {})
+            scores.setdefault(spec.slot.study, []).append(result.test[self.plan.metric])
         if result.status is not Status.PRUNED:  # of a pruning the protocol knows already: it ordered it
-            self.state.observe(Fact(slot, result.curve, result.status, spec.params))  # type: ignore[arg-type]
+            self.state.observe(Fact(spec.slot, result.curve, result.status, spec.params))  # type: ignore[arg-type]
 
     def _same_item(self, action: Work) -> None:
         """Another unit is the same item: what has just been found out is true of it too."""
         unit, missing = action.unit, False
         for slot in unit.slots:
-            fact = self.look_up(slot, unit)
+            fact = self.knowledge.look_up(slot, unit)
             if fact is not None:
                 self.state.observe(fact)
             if fact is None or (fact.status is Status.PRUNED and len(fact.curve) < action.until):
@@ -404,22 +329,13 @@ class Session:
         if missing:
             self._again.extend(self._begin(action))
 
-    def _given_up(self, order: Order, status: Status, reason: str) -> Order:
-        """An order that ends what is not on record of an item, without computing anything."""
-        closings = []
-        for number, member in enumerate(order.members):
-            unit = self.state.unit(member.spec.slot)
-            if unit is None or self._recorded(member.spec.slot, unit) is None:
-                closings.append(Closing(number, status, reason))
-        return replace(order, do=Do.CLOSE, until=0, closings=tuple(closings))
-
     def _again_or_failed(self, orders: Sequence[Order], reason: str) -> None:
         """What a lost worker was to do with one item: somebody else does it, unless it has cost too many workers."""
         item = orders[0].item
         self._losses[item] += any(order.do is Do.TRAIN or order.until for order in orders)
         if self._losses[item] >= WORKERS_LOST:
             reason = f"{WORKERS_LOST} workers were lost on this trial; the last time: {reason}"
-            self._chores.append(self._given_up(orders[-1], Status.FAILED, reason))
+            self._chores.append(self.make.given_up(orders[-1], Status.FAILED, reason))
             return
         self._chores.extend(order for order in orders if order.do is Do.CLOSE)
         self._again.extend(order for order in orders if order.do is Do.TRAIN)
@@ -432,7 +348,7 @@ class Session:
             return
         self._proven = True
         if self.ending is None and bad > FAILED_SHARE * ended:
-            reasons = Counter(known.reason for known in self.known.values() if known.status is Status.FAILED)
+            reasons = Counter(known.reason for known in self.knowledge.trials.values() if known.status is Status.FAILED)
             common = reasons.most_common(1)[0][0] if reasons else "out of memory"
             self.ending = f"{bad} of the first {ended} trials failed, so the run stops. Most often: {common}"
 
@@ -440,27 +356,5 @@ class Session:
 
     def _note_decisions(self) -> None:
         """Write new prunings, survivals and selections into the ledger. Those of earlier runs are there already."""
-        self._log.add(self._decision_row(decision) for decision in self.state.decisions())
-
-    def _decision_row(self, decision: Judged | Select) -> DecisionRow:
-        return decision_row(self.plan, self.names, self.state, decision)
-
-
-def decision_row(plan: Plan, names: Names, state: State, decision: Judged | Select) -> DecisionRow:
-    """A decision of the protocol as the ledger and the tables write it."""
-    slot = decision.winner if isinstance(decision, Select) else decision.slot
-    unit = state.unit(slot)
-    trial = None if unit is None else names.trial(slot, unit)
-    if isinstance(decision, Select):
-        return DecisionRow(
-            slot.corpus, slot.cell, slot.study, slot.fold, "select", slot.draw, trial, None, decision.value, None,
-            len(decision.among), f"best of {len(decision.among)} complete draws on validation {plan.metric}",
-        )  # fmt: skip
-    kind = "keep" if decision.survived else "prune"
-    reason = "exempt from pruning" if decision.exempt else None
-    if reason is None and decision.cutoff is None:
-        reason = "first at this rung"
-    return DecisionRow(
-        slot.corpus, slot.cell, slot.study, slot.fold, kind, slot.draw, trial, decision.rung, decision.value,
-        decision.cutoff, len(decision.against), reason,
-    )  # fmt: skip
+        decisions = self.state.decisions()
+        self._log.add(decision_row(self.plan, self.names, self.state, decision) for decision in decisions)

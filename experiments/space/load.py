@@ -427,6 +427,9 @@ def _condition_name(missing: Mapping[str, Any]) -> str:
         return COMPLETE.name
     if "available" in missing:
         return f"only {' '.join(missing['available'])}"
+    if missing["protocol"] in ("random", "sample"):
+        # A rate of 0 is the default, and is left out of what is written down.
+        return f"{missing['protocol']} {missing['rate']:g}" if missing.get("rate") else f"{missing['protocol']} 0.0"
     rest = [
         f"{value:g}" if isinstance(value, float) else str(value) for key, value in missing.items() if key != "protocol"
     ]

@@ -149,7 +149,10 @@ def _call_fusion(module: nn.Module, batch: Batch) -> Outcome:
         raise Violation(f"returned {type(fused).__name__}, expected mer.batch.Fused")
     values, mask = fused.sequence.values, fused.sequence.mask
     rows = [values[i][mask[i]] for i in range(values.shape[0])]
-    return Outcome(rows, sum(fused.losses.values(), torch.zeros(())), fused)
+    losses = sum(fused.losses.values(), torch.zeros(()))
+    if fused.second is not None:  # learns too
+        losses = losses + torch.tanh(fused.second.values[fused.second.mask]).sum()
+    return Outcome(rows, losses, fused)
 
 
 def _call_pooling(module: nn.Module, batch: Batch) -> Outcome:

@@ -13,7 +13,7 @@ from mer.data.ragged import DeviceRagged, Ragged
 from mer.encoders.base import Encoder
 from mer.encoders.standardise import Standardiser
 from mer.errors import UserError, unknown
-from mer.layers import Noise
+from mer.layers import Noise, Swap
 
 if TYPE_CHECKING:
     from mer.data.corpus import CorpusInfo, Utterance
@@ -37,8 +37,10 @@ class Features(Encoder):
     Source: whoever made the features; name them in `corpus.json`.
 
     Args:
-        noise: deviation of Gaussian noise in training, in units of the standardised features. For features whose
-            extractor was trained on the same training part, where they are far better than anywhere else.
+        noise: deviation of Gaussian noise in training, in units of the standardised features.
+        swap: share of the utterances that are given, in training, the features of another one of their batch. Both
+            are for features whose extractor was trained on the same training part, where they are far better than
+            anywhere else; see docs/cadgl.md.
         standardise: subtract the mean and divide by the deviation of the training rows. Features of different
             extractors differ by orders of magnitude, so this is the default; constant dimensions become 0.
     """
@@ -47,7 +49,14 @@ class Features(Encoder):
     kind = "features"
 
     def __init__(
-        self, modality: str, config: EncoderConfig, info: CorpusInfo, *, standardise: bool = True, noise: float = 0.0
+        self,
+        modality: str,
+        config: EncoderConfig,
+        info: CorpusInfo,
+        *,
+        standardise: bool = True,
+        noise: float = 0.0,
+        swap: float = 0.0,
     ) -> None:
         super().__init__(modality, config, info)
         if modality not in info.features:
@@ -59,7 +68,7 @@ class Features(Encoder):
             )
         self.out_dim = info.features[modality]
         self.standardiser = Standardiser(self.out_dim) if standardise else None
-        self.noise = Noise(noise)
+        self.noise, self.swap = Noise(noise), Swap(swap)
 
     def arrays(self, info: CorpusInfo, utterances: Items[Utterance], store: FeatureStore | None = None) -> Ragged:
         path = info.folder / "features" / f"{self.modality}.npy"
@@ -86,4 +95,8 @@ class Features(Encoder):
 
     def forward(self, x: Sequence) -> Sequence:
         values = x.values.float() if self.standardiser is None else self.standardiser(x.values)
-        return Sequence(self.noise(values), x.mask)
+        mask = x.mask
+        if self.swap.active:
+            donors = self.swap.donors(x.present)
+            values, mask = values[donors], mask[donors]
+        return Sequence(self.noise(values), mask)

@@ -1,7 +1,8 @@
 """Context by a language model: what a small instruction model makes of an utterance and of what was said before it.
 
-CADGL names "LLM-guided context" and publishes no prompt; this one is ours. The prompt's hidden state is pooled: no text
-is generated, which costs one forward pass per utterance, once, through the feature store.
+CADGL names "LLM-guided context" and publishes no prompt; these are ours. By default the prompt's hidden state is
+pooled: no text is generated, which costs one forward pass per utterance, once, through the feature store. With
+`answer` the model answers in words, and a text encoder reads them (`mer.encoders.llm_answer`).
 
 A prompt holds transcripts of other utterances. Two rules keep it honest: labels never enter it, and a transcript that
 an utterance lacks enters no prompt, its neighbours' included.
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from mer.data.ragged import Ragged
 from mer.data.text import normalise
+from mer.encoders import llm_answer
 from mer.encoders.hf_text import HashTokenizer, HfText, TextFrontend
 from mer.encoders.pretrained import StoreType
 from mer.errors import UserError
@@ -126,9 +128,10 @@ class LlmContext(HfText):
     Equation:
         z_i = LM(prompt(last `window` utterances, speaker, text))    of the last token, or the mean
 
-    Shapes: prompts -> `[B, 1, hidden_size]`.
+    Shapes: prompts -> `[B, 1, hidden_size]`; with `answer` the reader's `[B, T, hidden_size]`.
     When to choose: transcribed conversations, and a model of 0.5 to 8 B parameters at hand.
-    Cost: one forward pass of `max_length` tokens per utterance, once; nothing is generated.
+    Cost: one forward pass of `max_length` tokens per utterance, once; with `answer` one more of a single token for each
+        token of the answer.
     Source: CADGL (premiree/CDAGL) names "LLM-guided context" and publishes no prompt; this one is ours. Comparable:
         BiosERC, Xue et al. 2024, arXiv 2407.04279.
 
@@ -137,6 +140,8 @@ class LlmContext(HfText):
         future: `true` puts the whole dialogue into the prompt: it reads the future, and results must say so.
         template: the prompt, with `{history}`, `{speaker}`, `{text}`, `{future}`; null: the built-in one.
         pool: `last` (the state that would produce the answer) or `mean` over the prompt.
+        answer: let the model answer in at most so many tokens, and encode that text; 0: pool its hidden state.
+        reader: the frozen text encoder of answers, `checkpoint` or `checkpoint@revision`.
         layer: which hidden state to use, -1 the last.
         max_length: longest prompt in tokens; one that is too long loses its beginning.
         dtype: how frozen features are stored.
@@ -144,7 +149,6 @@ class LlmContext(HfText):
     """
 
     requires = frozenset({"text", "dialogue"})
-    one_frame = True
     level = "llm_context"
 
     def __init__(
@@ -157,6 +161,8 @@ class LlmContext(HfText):
         future: bool = False,
         template: str | None = None,
         pool: Literal["last", "mean"] = "last",
+        answer: int = 0,
+        reader: str | None = None,
         layer: int = -1,
         max_length: int = 512,
         dtype: StoreType = "float16",
@@ -168,10 +174,18 @@ class LlmContext(HfText):
             raise UserError(f"encoder {config.name!r}: pool {pool!r}", expected="last or mean")
         if config.train not in (None, "frozen") or config.weights == "scratch":
             raise UserError(f"encoder {config.name!r} is frozen", hint="Remove the key train, and weights: scratch.")
-        self.window, self.whole, self.pool = window, future, pool
-        self.template = _checked(template or TEMPLATE, config.name)
+        if answer < 0 or (reader and not answer):
+            raise UserError(
+                f"encoder {config.name!r}: answer {answer}" + (f" with reader {reader}" if reader else ""),
+                expected="0, or the most tokens of an answer" if answer < 0 else "answer: the most tokens of an answer",
+            )
+        self.window, self.whole, self.pool, self.answer = window, future, pool, answer
+        self.template = _checked(template or (llm_answer.TEMPLATE if answer else TEMPLATE), config.name)
         super().__init__(modality, config, info, layer=layer, max_length=max_length, dtype=dtype, bf16=bf16)
-        self.frontend: PromptFrontend = PromptFrontend(self, dtype, bf16)
+        self.frontend: PromptFrontend | llm_answer.AnswerFrontend = PromptFrontend(self, dtype, bf16)
+        if answer:
+            read = llm_answer.build_reader(modality, config, info, reader or "")
+            self.frontend, self.out_dim = llm_answer.AnswerFrontend(self, read, answer, dtype, bf16), read.out_dim
 
     def arrays(
         self,
@@ -203,6 +217,14 @@ class LlmContext(HfText):
     def text_identity(self) -> dict[str, object]:
         reads = {"window": self.window, "reads the future": self.whole, "template": self.template}
         return {**super().text_identity(), **reads, "pool": self.pool}
+
+    def _body_class(self) -> Any:
+        """The hidden state needs no head; an answer does."""
+        if not self.answer:
+            return None
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
 
     def _as_chat(self, text: str) -> str:
         """In the form that an instruction model was trained on, where its tokenizer knows one."""

@@ -109,7 +109,8 @@ class Pretrained(Encoder):
             return self._part(weights.load_body(self.source, self.architecture, self._body_class(), self.unused)).eval()
         seed = contextlib.nullcontext() if self.weights_kind == "scratch" else seeded(derive("tiny", self.level))
         with seed:
-            build = AutoModel.from_config if self._body_class() is None else self._body_class()
+            kind = self._body_class() or AutoModel
+            build = getattr(kind, "from_config", kind)  # the Auto classes cannot be called
             return self._part(build(self.architecture)).float().eval()
 
     # Training.
@@ -151,11 +152,6 @@ class Pretrained(Encoder):
                 ):
                     part.eval()
         return self
-
-    def parameter_groups(self, base_lr: float, encoder_lr: float | None = None) -> list[dict[str, Any]]:
-        if self.body is None or self.mode == "last_k":
-            return super().parameter_groups(base_lr, encoder_lr)
-        return [{"params": list(self.body.parameters()), "lr": encoder_lr or base_lr}]
 
 
 class Draws(Dropout):

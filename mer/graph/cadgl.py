@@ -22,6 +22,7 @@ from mer.graph.network import DialogueNetwork
 from mer.graph.precision import wide
 from mer.graph.settings import from_config, has, read
 from mer.graph.similarity import WeightedEdges
+from mer.losses import disagreement
 
 MODALITIES = ("audio", "visual", "text")
 """The order of the columns of `modality_masks`."""
@@ -126,16 +127,17 @@ class CADGL(nn.Module):
         order = torch.argsort(time, stable=True)
         order = order[torch.argsort(dialogue[order], stable=True)]
         packed = layout(Dialogues(dialogue[order], speaker[order], time[order]))
-        passes = self.network(
-            {name: value[order] for name, value in features.items()}, available[order], packed, self.classifier
-        )
+        passes = self.network({name: value[order] for name, value in features.items()}, available[order], packed)
         back = torch.empty_like(order)
         back[order] = torch.arange(size, device=device)
         state = passes.main.state[back]
         logits = self.classifier(state)
         losses = dict(passes.losses)
+        full = None if passes.full is None else self.classifier(passes.full.state[back])
+        if full is not None:
+            losses["consistency"] = self.settings.lambda_consistency * disagreement(logits, full)
         if labels is not None:
-            views = [logits] if passes.full is None else [logits, self.classifier(passes.full.state[back])]
+            views = [logits] if full is None else [logits, full]
             losses["classification"] = self.settings.lambda_classification * _classification(views, labels)
         graph = passes.main.graph
         report = GraphReport(

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from mer.batch import Batch
 from mer.context import Context
 from mer.errors import UserError
-from mer.graph.edges import layout, window_edges
-from mer.graph.messages import DialogueGraph, adjacency
+from mer.graph.edges import layout
+from mer.graph.messages import DialogueGraph
 from mer.graph.precision import wide
 from mer.graph.settings import check_window
 
@@ -63,8 +63,6 @@ class GraphContext(Context):
             raise UserError("context graph got a batch without dialogues", expected="a corpus with dialogue ids")
         packed = layout(batch.dialogue)
         heard = torch.stack([sequence.present for sequence in batch.modalities.values()], dim=1).any(dim=1)
-        edges = window_edges(packed, self.graph.past, self.graph.future, heard)
-        matrix = adjacency(edges, packed.size, wide(pooled).dtype)
-        graph = self.graph.build(pooled, packed, edges, matrix, heard)
+        graph = self.graph.complete(pooled, self.graph.window(packed, heard, wide(pooled).dtype))
         out: Tensor = self.norm(self.graph(pooled, graph))
         return out

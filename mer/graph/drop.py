@@ -9,16 +9,20 @@ from mer.layers import Dropout
 
 
 class ModalityDrop(Dropout):
-    """Hides each available modality with probability `rate`, never all of an utterance's; nothing in evaluation.
+    """Hides available modalities, never all of an utterance's; nothing in evaluation.
+
+    Each dialogue and modality has a rate of its own, u ** (1 / rate - 1) with u uniform in 0 to 1: its mean is `rate`,
+    and it lies anywhere from 0 to 1. So one training meets all conditions: dialogues that are complete, gaps here and
+    there, and modalities that a dialogue lacks from beginning to end.
 
     Args:
-        rate: probability per utterance and modality. An utterance with one modality always keeps it.
+        rate: mean probability, per utterance and modality. An utterance with one modality always keeps it.
         curriculum: number of training batches over which the rate grows linearly from 0; 0: constant.
 
     A `Dropout`, so that `mer.layers.set_generator` gives it the trial's generator.
 
     >>> drop = ModalityDrop(0.9).train()
-    >>> bool(drop(torch.ones(50, 3, dtype=torch.bool)).any(dim=1).all())
+    >>> bool(drop.keep(torch.ones(50, 3, dtype=torch.bool), torch.zeros(50, dtype=torch.long)).any(dim=1).all())
     True
     """
 
@@ -35,15 +39,16 @@ class ModalityDrop(Dropout):
             return self.rate
         return self.rate * min(1.0, int(self.seen) / self.curriculum)
 
-    def forward(self, available: Tensor) -> Tensor:
-        """`available [N, M]` -> what is kept of it, `[N, M]`."""
+    def keep(self, available: Tensor, first: Tensor) -> Tensor:
+        """`available [N, M]`, `first [N]` the first row of each row's dialogue -> what is kept of it, `[N, M]`."""
         if not self.active:
             return available
         rate = self.current()
         self.seen += 1
         device = self.generator.device if self.generator is not None else available.device
-        draws = torch.rand((2, *available.shape), generator=self.generator, device=device).to(available.device)
+        draws = torch.rand((3, *available.shape), generator=self.generator, device=device).to(available.device)
         # One available modality, uniformly chosen, is kept whatever happens to the others.
         chosen = torch.where(available, draws[0], -1.0).argmax(dim=1, keepdim=True)
-        kept = (draws[1] >= rate).scatter(1, chosen, True)
+        rates = draws[2][first] ** (1 / rate - 1) if rate > 0 else torch.zeros_like(draws[2])
+        kept = (draws[1] >= rates).scatter(1, chosen, True)
         return available & kept

@@ -27,9 +27,8 @@ class CadglFusion(Fusion):
     for conversations, above all where modalities go missing. Cost per utterance: about (R + 2) layers D² for the
     graph and 3 D² for each of the ODE's 16 evaluations, twice in training with consistency; memory linear in edges.
 
-    Switches: `graph`, `similarity_edges`, `reconstruction`, `alignment`, `ode`, `consistency`. The classifier lies
-    outside of a fusion, so consistency is between the fused states as distributions over their channels (in
-    `mer.graph.CADGL` it is between predictions).
+    Switches: `graph`, `similarity_edges`, `reconstruction`, `alignment`, `ode`, `consistency`. With `consistency` a
+    second pass sees all that there is, learns the labels too, and is what the predictions of the first should be like.
 
     >>> from mer.batch import Dialogues
     >>> x = Sequence(torch.randn(4, 3, 8), torch.ones(4, 3, dtype=torch.bool))
@@ -135,4 +134,6 @@ class CadglFusion(Fusion):
         aux["nfe"] = torch.full((state.shape[0],), float(self.nfe), device=state.device)
         # An utterance of which nothing is available still has a state: its context speaks for it.
         real = torch.ones(state.shape[0], 1, dtype=torch.bool, device=state.device)
-        return Fused(Sequence(state.unsqueeze(1), real), aux, passes.losses)
+        second = None if passes.full is None else Sequence(passes.full.state.unsqueeze(1), real)
+        fused = Sequence(state.unsqueeze(1), real)
+        return Fused(fused, aux, passes.losses, second, agreement=self.network.settings.lambda_consistency)

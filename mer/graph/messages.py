@@ -8,14 +8,14 @@ is a few numbers an edge, and the time on a CPU is a tenth of gathering and scat
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from mer.graph.edges import RELATIONS, Edges, Layout
+from mer.graph.edges import RELATIONS, Edges, Layout, window_edges
 from mer.graph.precision import wide
 from mer.graph.similarity import SimilarityEdges, WeightedEdges
 from mer.layers import Dropout
@@ -102,12 +102,17 @@ class WeightedSum(MessagePassing):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """One batch's graph as the layers use it. `similarity` is None where learned edges are switched off."""
+    """One batch's graph as the layers use it.
+
+    heard       `[N]` bool: who is heard; an utterance of which nothing is available has nothing to say
+    similarity  None before they are found, and where learned edges are switched off
+    """
 
     packed: Layout
+    heard: Tensor
     edges: Edges
     matrix: Adjacency
-    similarity: WeightedEdges | None
+    similarity: WeightedEdges | None = None
 
 
 class RelationalLayer(nn.Module):
@@ -167,10 +172,16 @@ class DialogueGraph(nn.Module):
         self.layers = nn.ModuleList(RelationalLayer(dim, dropout=dropout, similarity=similarity) for _ in range(layers))
         self.similarity = SimilarityEdges(dim, neighbours=neighbours, causal=future == 0) if similarity else None
 
-    def build(self, h: Tensor, packed: Layout, edges: Edges, matrix: Adjacency, heard: Tensor) -> Graph:
-        """Complete a batch's fixed edges by the learned ones, which depend on the nodes' content."""
-        learned = None if self.similarity is None else self.similarity(h, packed, heard)
-        return Graph(packed, edges, matrix, learned)
+    def window(self, packed: Layout, heard: Tensor, dtype: torch.dtype) -> Graph:
+        """A batch's fixed edges, which do not depend on content. `dtype`: that of the sums, at least float32."""
+        edges = window_edges(packed, self.past, self.future, heard)
+        return Graph(packed, heard, edges, adjacency(edges, packed.size, dtype))
+
+    def complete(self, h: Tensor, graph: Graph) -> Graph:
+        """Add the learned edges, which depend on the nodes' content."""
+        if self.similarity is None:
+            return graph
+        return replace(graph, similarity=self.similarity(h, graph.packed, graph.heard))
 
     def forward(self, h: Tensor, graph: Graph) -> Tensor:
         for layer in self.layers:

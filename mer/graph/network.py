@@ -2,23 +2,23 @@
 
     content (what is available) -> node -> dialogue graph -> imagined modalities -> graph ODE -> state
 
-In training a second pass sees a batch from which modalities were hidden at random: what was hidden is what
-reconstruction learns from, and both passes should agree.
+In training modalities are hidden at random: what was hidden is what reconstruction learns from. With consistency a
+second pass sees all that there is; both learn the labels, and the first is drawn towards the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mer.graph.alignment import Alignment
-from mer.graph.consistency import jensen_shannon
 from mer.graph.drop import ModalityDrop
-from mer.graph.edges import Layout, window_edges
-from mer.graph.messages import DialogueGraph, Graph, adjacency
+from mer.graph.edges import Layout
+from mer.graph.messages import DialogueGraph, Graph
 from mer.graph.ode import GraphODE
 from mer.graph.precision import wide
 from mer.graph.reconstruction import Reconstruction, reconstruction_loss
@@ -31,7 +31,7 @@ class View:
     """One pass over a batch under one pattern of available modalities.
 
     state          `[N, hidden]`
-    reconstructed  `[N, dims[name]]` per modality; empty without reconstruction
+    reconstructed  `[N, dims[name]]` per modality, each row normalised; empty without reconstruction
     graph          the graph of the pass; None without one
     """
 
@@ -45,9 +45,9 @@ class Passes:
     """What a batch gave.
 
     main    the view to classify: in training the one from which modalities were hidden
-    full    training with consistency: the view of all that the batch has; otherwise None
+    full    training with consistency: the view of all that the batch has, to be classified too; otherwise None
     kept    `[N, M]`, what the main view saw
-    losses  reconstruction, alignment, consistency: weighted scalars, in training only
+    losses  reconstruction, alignment: weighted scalars, in training only
     """
 
     main: View
@@ -57,17 +57,21 @@ class Passes:
 
 
 class ContentEncoder(nn.Module):
-    """`[N, dim] -> [N, hidden]`: LN, linear, GELU. The input norm makes features of any scale comparable."""
+    """`[N, dim] -> [N, hidden]`: linear, GELU. It reads normalised rows, and imagined ones."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
         self.linear = nn.Linear(dim, hidden)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.dropout(nn.functional.gelu(self.linear(self.norm(x))))
+        out: Tensor = self.dropout(F.gelu(self.linear(x)))
         return out
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Each row with mean 0 and deviation 1, so that features of any scale are comparable."""
+    return F.layer_norm(x, x.shape[-1:])
 
 
 class DialogueNetwork(nn.Module):
@@ -104,12 +108,9 @@ class DialogueNetwork(nn.Module):
             if s.graph
             else None
         )
-        self.reconstruction = Reconstruction(own, hidden, dropout=s.dropout) if s.reconstruction else None
-        self.imagined = nn.Linear(len(dims) * hidden, hidden) if s.reconstruction else None
-        pairs_exist = len(own) > 1
-        self.alignment = (
-            Alignment(tuple(own), hidden, temperature=s.temperature) if s.alignment and pairs_exist else None
-        )
+        several = len(own) > 1  # a single modality is never hidden, so nothing would learn to imagine it
+        self.reconstruction = Reconstruction(own, hidden, dropout=s.dropout) if s.reconstruction and several else None
+        self.alignment = Alignment(tuple(own), hidden, temperature=s.temperature) if s.alignment and several else None
         self.ode = (
             GraphODE(hidden, solver=s.solver, step=s.step, adjoint=s.adjoint, tolerance=s.tolerance) if s.ode else None
         )
@@ -120,26 +121,21 @@ class DialogueNetwork(nn.Module):
         """Evaluations of the ODE's right-hand side in the last pass."""
         return 0 if self.ode is None else self.ode.nfe
 
-    def forward(
-        self,
-        features: Mapping[str, Tensor],
-        available: Tensor,
-        packed: Layout,
-        predict: Callable[[Tensor], Tensor] | None = None,
-    ) -> Passes:
+    def forward(self, features: Mapping[str, Tensor], available: Tensor, packed: Layout) -> Passes:
         """One batch.
 
         Args:
             features: `[N, dims[name]]`; rows that are not available may hold anything. A name may be missing.
             available: `[N, M]` bool.
             packed: which dialogue each row belongs to, rows ordered by dialogue and time.
-            predict: from states to logits, for consistency between predictions; without it the agreement is
-                between the states themselves, read as distributions over their channels.
         """
         filled = self._filled(features, available)
-        content = {name: self.encoders[name](self.noise(value)) for name, value in filled.items()}
-        kept = self._kept(available)
-        main = self._view(content, kept, packed)
+        content = {name: self.encoders[name](normalised(self.noise(value))) for name, value in filled.items()}
+        kept = self._kept(available, packed)
+        # Hiding never hides all of an utterance, so both views have the same window edges.
+        heard = available.any(dim=1)
+        window = None if self.graph is None else self.graph.window(packed, heard, wide(self.absent).dtype)
+        main = self._view(content, kept, packed, window)
         if not self.training:
             return Passes(main, None, kept)
         losses: dict[str, Tensor] = {}
@@ -150,11 +146,7 @@ class DialogueNetwork(nn.Module):
         if self.alignment is not None:
             own = [column for column, guide in enumerate(self.guided) if not guide]
             losses["alignment"] = self.settings.lambda_alignment * self.alignment(content, available[:, own])
-        full = None
-        if self.settings.consistency:
-            full = self._view(content, available, packed)
-            pair = (main.state, full.state) if predict is None else (predict(main.state), predict(full.state))
-            losses["consistency"] = self.settings.lambda_consistency * jensen_shannon(*pair)
+        full = self._view(content, available, packed, window) if self.settings.consistency else None
         return Passes(main, full, kept, losses)
 
     def _filled(self, features: Mapping[str, Tensor], available: Tensor) -> dict[str, Tensor]:
@@ -168,36 +160,30 @@ class DialogueNetwork(nn.Module):
                 filled[name] = torch.where(available[:, column, None], value, value.new_zeros(()))
         return filled
 
-    def _kept(self, available: Tensor) -> Tensor:
+    def _kept(self, available: Tensor, packed: Layout) -> Tensor:
         guided = torch.tensor(self.guided, device=available.device)
-        kept: Tensor = self.drop(available & ~guided)
+        kept: Tensor = self.drop.keep(available & ~guided, packed.first)
         return kept | (available & guided)
 
-    def _slots(self, content: Mapping[str, Tensor], kept: Tensor) -> list[Tensor]:
-        """Per modality its content where kept, a learned token elsewhere."""
-        return [
+    def _slots(self, content: Mapping[str, Tensor], kept: Tensor) -> Tensor:
+        """Per modality its content where kept, a learned token elsewhere, side by side."""
+        slots = [
             torch.where(kept[:, column, None], content[name], self.absent[column].to(content[name].dtype))
             for column, name in enumerate(self.modalities)
         ]
+        return torch.cat(slots, dim=-1)
 
-    def _view(self, content: Mapping[str, Tensor], kept: Tensor, packed: Layout) -> View:
-        slots = self._slots(content, kept)
-        state = self.node(torch.cat(slots, dim=-1))
+    def _view(self, content: Mapping[str, Tensor], kept: Tensor, packed: Layout, window: Graph | None) -> View:
+        state = self.node(self._slots(content, kept))
         graph = None
-        if self.graph is not None:
-            heard = kept.any(dim=1)  # an utterance of which nothing is available has nothing to say
-            edges = window_edges(packed, self.graph.past, self.graph.future, heard)
-            matrix = adjacency(edges, packed.size, wide(state).dtype)
-            graph = self.graph.build(state, packed, edges, matrix, heard)
+        if self.graph is not None and window is not None:
+            graph = self.graph.complete(state, window)
             state = self.graph(state, graph)
         reconstructed: dict[str, Tensor] = {}
-        if self.reconstruction is not None and self.imagined is not None:
+        if self.reconstruction is not None:
             reconstructed = self.reconstruction(state)
-            for column, name in enumerate(self.modalities):
-                if name in reconstructed:
-                    imagined = self.encoders[name](reconstructed[name])
-                    slots[column] = torch.where(kept[:, column, None], content[name], imagined)
-            state = state + self.imagined(torch.cat(slots, dim=-1))
+            columns = [column for column, guide in enumerate(self.guided) if not guide]
+            state = state + self.reconstruction.filling(reconstructed, self.encoders, kept[:, columns])
         if self.ode is not None:
             since = packed.time - packed.time[packed.first] if self.settings.time == "given" else packed.rank
             state = self.ode(state, graph, since)
@@ -205,7 +191,7 @@ class DialogueNetwork(nn.Module):
 
     def _reconstruction_loss(self, view: View, filled: Mapping[str, Tensor], dropped: Tensor) -> Tensor:
         losses = [
-            reconstruction_loss(view.reconstructed[name], filled[name], dropped[:, column])
+            reconstruction_loss(view.reconstructed[name], normalised(filled[name]), dropped[:, column])
             for column, name in enumerate(self.modalities)
             if name in view.reconstructed
         ]

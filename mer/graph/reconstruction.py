@@ -11,11 +11,19 @@ from torch.nn import functional as F
 from mer.graph.precision import wide
 from mer.layers import Dropout
 
+START = 0.1
+"""Size of the first weights that bring imagined content into a state: at first it is nearly left alone."""
+
 
 class Reconstruction(nn.Module):
     """One small decoder per modality, from a node's state (what is available, and its context) to the modality.
 
-    Shapes: `[N, width] -> [N, dims[name]]` per modality. Cost: M × width × (width + dim) multiplications an utterance.
+    What is imagined is the modality as the network reads it: each row normalised. A decoder that is unsure stays near
+    the mean, which is 0, and what it imagined is not normalised again: little is imagined, and little is added to the
+    state. Decoders learn from reconstruction alone; no gradient of another loss reaches them.
+
+    Shapes: `[N, width] -> [N, dims[name]]` per modality. Cost: M × width × (2 width + dim) multiplications an
+    utterance.
     """
 
     def __init__(self, dims: Mapping[str, int], width: int, *, dropout: float) -> None:
@@ -26,9 +34,26 @@ class Reconstruction(nn.Module):
                 for name, dim in dims.items()
             }
         )
+        self.entry = nn.Linear(len(dims) * width, width, bias=False)
+        nn.init.normal_(self.entry.weight, std=START * width**-0.5)
 
     def forward(self, state: Tensor) -> dict[str, Tensor]:
         return {name: decoder(state) for name, decoder in self.decoders.items()}
+
+    def filling(self, imagined: Mapping[str, Tensor], encoders: nn.ModuleDict, kept: Tensor) -> Tensor:
+        """`[N, width]`, to be added to the state: the content of what was imagined in the place of what is absent.
+
+        Args:
+            imagined: `[N, dims[name]]` per modality.
+            encoders: what reads a modality, observed or imagined, `[N, dims[name]] -> [N, width]`.
+            kept: `[N, M]` bool, in the order of the modalities; nothing is added for what is there.
+        """
+        content = [
+            torch.where(kept[:, column, None], torch.zeros((), device=x.device), encoders[name](x.detach()))
+            for column, (name, x) in enumerate(imagined.items())
+        ]
+        out: Tensor = self.entry(torch.cat(content, dim=-1))
+        return out
 
 
 def reconstruction_loss(imagined: Tensor, target: Tensor, dropped: Tensor) -> Tensor:

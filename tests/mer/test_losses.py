@@ -15,7 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from mer import recipe
 from mer.errors import UserError
-from mer.losses import CrossEntropy, Focal, balanced_weights, build_loss
+from mer.losses import CrossEntropy, Focal, balanced_weights, build_loss, disagreement
 
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
 
@@ -133,3 +133,24 @@ def test_a_loss_from_outside_is_built_with_its_options(tmp_path: Path, monkeypat
 def test_counts_of_the_wrong_length_are_refused() -> None:
     with pytest.raises(UserError, match=r"class counts of shape \(3,\) for 4 classes"):
         build_loss(recipe.Loss(), torch.tensor([1, 2, 3]), 4)
+
+
+def test_disagreement_equals_jensen_shannon_within_its_bounds() -> None:
+    far = disagreement(torch.tensor([[100.0, -100.0]]), torch.tensor([[-100.0, 100.0]]))
+    torch.testing.assert_close(far, torch.tensor(2.0).log())
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(6, 3, generator=generator), torch.randn(6, 3, generator=generator)
+    torch.testing.assert_close(disagreement(a, b), disagreement(b, a))
+    p, q = a.softmax(-1), b.softmax(-1)
+    m = (p + q) / 2
+    expected = ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)).mean() / 2
+    torch.testing.assert_close(disagreement(a, b), expected)
+
+
+def test_disagreement_moves_the_student_alone() -> None:
+    student, teacher = torch.zeros(2, 3, requires_grad=True), torch.eye(3)[:2].requires_grad_()
+    before = disagreement(student, teacher)
+    before.backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert disagreement(student.detach() - student.grad, teacher) < before

@@ -10,6 +10,7 @@ from experiments.reporting.tables.classes import classes_table
 from experiments.reporting.tables.conditions import conditions_table
 from experiments.reporting.tables.cost import accounting_table, cost_table, reasons_table
 from experiments.reporting.tables.main import corpora_table, main_table
+from experiments.reporting.tables.patterns import metrics_table
 from experiments.reporting.tables.search import boundaries_table, pruning_table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def tables_of(run: Run) -> list[Table]:
         found.append(main_table(run, corpus))
         found += ablation_tables(run, corpus)
         found.append(effects_table(run, corpus))
-        found.append(conditions_table(run, corpus))
+        found += [conditions_table(run, corpus), metrics_table(run, corpus)]
         found.append(classes_table(run, corpus))
         found.append(cost_table(run, corpus))
     found += [boundaries_table(run), pruning_table(run)]

@@ -23,6 +23,7 @@ from experiments.reporting.tables.model import (
     p_value,
     score,
 )
+from experiments.reporting.tables.patterns import average_columns
 from experiments.reporting.wording import cautions
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def curves(run: Run, corpus: str) -> list[Curve]:
     families: dict[str, list[tuple[float, str]]] = {}
     for name in run.conditions:
         condition = run.spec.condition(name)
-        if name != "complete" and condition.rate is not None:
+        if name != "complete" and condition.rate:  # a rate of 0 is the complete condition once more
             families.setdefault(condition.family, []).append((condition.rate, name))
     found = []
     for family, members in families.items():
@@ -83,7 +84,7 @@ def area_tests(run: Run, corpus: str, curve: Curve) -> dict[str, tuple[Compariso
 
 
 def conditions_table(run: Run, corpus: str) -> Table | None:
-    """Rows: cells; columns: conditions; then the area under the curve and its test."""
+    """Rows: cells; columns: conditions; averages over patterns; then the area under the curve and its test."""
     if len(run.conditions) < 2:
         return None
     cells = run.cells(corpus)
@@ -107,6 +108,7 @@ def conditions_table(run: Run, corpus: str) -> Table | None:
     notes.append(
         Note("All conditions are of the same trained models. Bold: best mean under a condition; underlined: second.")
     )
+    notes += average_columns(run, corpus, rows, columns)
     found = curves(run, corpus)
     for curve in found:
         _areas(run, corpus, curve, rows, columns, notes, len(found) > 1)

@@ -31,6 +31,8 @@ from experiments.reporting.tables.model import (
 from experiments.reporting.wording import cautions, family_sentence, interval_name, selection_rule, what_varies
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from experiments.reporting.run import Run
 
 SAME = "†"
@@ -49,7 +51,11 @@ class Summary:
 
 
 def summarise(run: Run, corpus: str, metric: str | None = None, condition: str = "complete") -> Summary:
-    frame = run.by_study(corpus, metric, condition)
+    return summary_of(run, run.by_study(corpus, metric, condition))
+
+
+def summary_of(run: Run, frame: pd.DataFrame) -> Summary:
+    """The summary of scores [cell, study]."""
     scores = frame.to_numpy(dtype=np.float64)
     means: list[float | None] = []
     halves: list[float | None] = []

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.protocol.actions import Confirm, Continue, Fact, Pause, Select, Start, Stop, Unit
-from experiments.protocol.state import State, next_actions, replay, replay_ledger
+from experiments.protocol.replay import next_actions, replay, replay_ledger
+from experiments.protocol.state import State
 from experiments.slots import Slot, Stage, Status
 
 

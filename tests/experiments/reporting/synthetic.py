@@ -41,6 +41,8 @@ class World:
     noise: float = 0.010
     shared: float = 0.015
     rates: Sequence[float] = (0.0, 0.3, 0.6)
+    patterns: Sequence[Sequence[str]] = ()
+    zero: bool = False
     slopes: Mapping[str, float] = field(default_factory=dict)
     contrasts: str = "baseline"
     margin: float | None = None
@@ -82,6 +84,10 @@ def write_run(folder: Path, world: World) -> Path:
         for rate in world.rates
         if rate > 0
     ]
+    if world.zero:
+        conditions.append({"name": "random 0.0", "missing": {"protocol": "random"}})
+    for kept in world.patterns:
+        conditions.append({"name": "+".join(kept), "missing": {"protocol": "pattern", "available": list(kept)}})
     trials: list[dict[str, Any]] = []
     epochs: list[pd.DataFrame] = []
     scores: list[dict[str, Any]] = []
@@ -195,7 +201,8 @@ def write_run(folder: Path, world: World) -> Path:
                     if draw < 0 and status == "complete":
                         value = mean + rng.normal(0, world.noise)
                         for condition in conditions:
-                            rate = condition["missing"].get("rate", 0.0)
+                            kept = condition["missing"].get("available")
+                            rate = 1 - len(kept) / 4 if kept else condition["missing"].get("rate", 0.0)
                             at = value + slope * rate + (rng.normal(0, 0.004) if rate else 0)
                             for k, metric in enumerate(schema.METRICS):
                                 shown = float(np.clip(at - 0.005 * k * (metric != "ua"), 0, 1))

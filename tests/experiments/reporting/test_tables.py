@@ -16,6 +16,7 @@ from experiments.reporting.factorials import slices
 from experiments.reporting.numbers import decimals_for, number, p_text
 from experiments.reporting.run import Run
 from experiments.reporting.searching import boundaries, pruning_effect
+from experiments.reporting.statistics.paired import mean_interval
 from experiments.reporting.tables.conditions import curves
 from experiments.reporting.tables.latex import escape, to_latex
 from experiments.reporting.tables.model import (
@@ -242,6 +243,43 @@ def test_areas_under_the_curves(make_run: MakeRun) -> None:
     assert curve.areas[0, 0] == pytest.approx(np.trapezoid(one, curve.rates) / 0.8)
     table = run.tables["conditions"]
     assert table.value(1, "delta_auc_random").raw == pytest.approx(0.12 * 0.4, abs=0.02)
+
+
+def test_a_rate_of_zero_is_no_second_start_of_the_curve(make_run: MakeRun) -> None:
+    run = make_run(rates=(0.3, 0.6), zero=True)
+    assert "random 0.0" in run.conditions
+    [curve] = curves(run, "demo")
+    assert curve.rates == (0.0, 0.3, 0.6)
+    assert curve.conditions[0] == "complete"
+
+
+SIX = (("a",), ("v",), ("t",), ("a", "v"), ("a", "t"), ("v", "t"))
+
+
+def test_averages_over_patterns_are_named_and_taken_within_studies(make_run: MakeRun) -> None:
+    run = make_run(patterns=SIX)
+    table = run.tables["conditions"]
+    headers = {column.key: column.header for column in table.columns}
+    assert headers["average_incomplete"] == "average over 6 incomplete"
+    assert headers["average_all"] == "average over 7 with complete"
+    assert any("a, t, v, a+t, a+v, v+t" in note.text and "Random rates are not" in note.text for note in table.notes)
+    names = ["+".join(kept) for kept in SIX]
+    for key, conditions in (("average_incomplete", names), ("average_all", [*names, "complete"])):
+        for metric in run.metrics:
+            stacked = np.stack([run.by_study("demo", metric, name).to_numpy() for name in conditions])
+            expected, shown = stacked.mean((0, 2)), run.tables["conditions_by_metric"]
+            rows = [i for i in range(len(shown.rows)) if shown.value(i, "metric").text == run.metric_name(metric)]
+            assert [shown.value(i, key).raw for i in rows] == pytest.approx(expected.tolist())
+        per_study = np.stack([run.by_study("demo", None, name).to_numpy() for name in conditions]).mean(0)
+        half = mean_interval(per_study[0], run.spec.level)[2] - per_study[0].mean()
+        assert table.value(0, key).raw == pytest.approx(per_study[0].mean())
+        assert table.value(0, key).more["half"] == pytest.approx(half)
+
+
+def test_no_average_where_a_pattern_was_not_scored(make_run: MakeRun) -> None:
+    for patterns in ((), SIX[:5], SIX[3:]):
+        table = make_run(patterns=patterns).tables["conditions"]
+        assert not any(column.key.startswith("average") for column in table.columns)
 
 
 def test_search_tables_count_what_happened(make_run: MakeRun) -> None:

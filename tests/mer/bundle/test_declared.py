@@ -44,6 +44,7 @@ def test_a_trained_encoder_goes_alone() -> None:
         ({"training": {"precision": "bf16"}}, False),
         ({"projection": {"dropout": 0.2}, "fusion": {"name": "concat", "dropout": 0.3}}, True),
         ({"encoders": {"text": {"name": "features", "noise": 0.5}}}, True),
+        ({"encoders": {"text": {"name": "features", "swap": 0.5}}}, False),
         ({"encoders": {"text": {"name": "features", "standardise": False}}}, False),
         ({"fusion": {"name": "mylab:Concat", "dropout": 0.3}}, False),
         ({"fusion": {"name": "concat", "layers": 1}}, False),

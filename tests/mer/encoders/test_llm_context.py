@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mer.data.corpus import CorpusInfo, Utterance
 from mer.data.loading import prepare_split
 from mer.data.store import FeatureStore
 from mer.encoders import build_encoder
+from mer.encoders.llm_answer import AnswerFrontend, greedy
 from mer.encoders.llm_context import LlmContext, build_prompts
 from mer.errors import UserError
 from mer.recipe import EncoderConfig
@@ -58,6 +60,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=128,
+        eos_token_id=1,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -128,15 +131,86 @@ def test_vectors_are_those_of_the_model_alone(checkpoint: Path, tmp_path: Path) 
             torch.testing.assert_close(vector, expected[None], atol=1e-5, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """A random text encoder, its words those of the language model."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+
+    folder = tmp_path_factory.mktemp("reader")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=260,
+        pad_token_id=0,
+    )
+    RobertaModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_an_answer_is_what_transformers_generates_as_the_reader_reads_it(
+    checkpoint: Path, reader: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    encoder = build(checkpoint, answer=6, reader=str(reader), dtype="float32")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    expected = []
+    for prompt in encoder.prompts(UTTERANCES).texts:
+        ids = tokenizer(prompt, return_tensors="pt")
+        made = model.generate(**ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
+        expected.append(tokenizer.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+    assert isinstance(encoder.frontend, AnswerFrontend)
+    assert encoder.frontend.answers(encoder.prompts(UTTERANCES).texts) == expected
+    assert len(set(expected)) > 1
+    found = encoder.arrays(INFO, UTTERANCES, FeatureStore(tmp_path))
+    body = AutoModel.from_pretrained(reader)
+    for number, answer in enumerate(expected):
+        with torch.no_grad():
+            states = body(**tokenizer(answer, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(torch.from_numpy(np.asarray(found.row(number))), states, atol=1e-5, rtol=1e-4)
+    assert encoder.out_dim == found.row(0).shape[1] == 12
+
+
+def test_an_answer_ends_where_the_model_ends_it(checkpoint: Path, reader: Path) -> None:
+    encoder = build(checkpoint, answer=6, reader=str(reader))
+    assert isinstance(encoder.frontend, AnswerFrontend)
+    body, prompt = encoder.frontend.body.get(), encoder.tokens(encoder.prompts(UTTERANCES).texts)[0]
+    whole = greedy(body, prompt, 6, torch.device("cpu"))
+    assert len(whole) == 6
+    ended = copy.deepcopy(body)
+    ended.generation_config.eos_token_id = [whole[3]]
+    assert greedy(ended, prompt, 6, torch.device("cpu")) == whole[: whole.index(whole[3])]
+
+
+def test_answers_of_a_tiny_model_leak_no_withheld_transcript(tmp_path: Path) -> None:
+    encoders = {
+        "text": build_encoder("text", EncoderConfig(name="hf_text", weights="tiny"), INFO),
+        "context": build(None, window=1, answer=4),
+    }
+    data = prepare_split(INFO, UTTERANCES, encoders, FeatureStore(tmp_path))
+    available = np.ones((6, 2), dtype=bool)
+    available[1, 0] = False
+    batch = data.batch(np.arange(6), available, dialogues=True)
+    assert batch.modalities["context"].present.tolist() == [True, False, False, True, True, True]
+
+
 def test_a_long_prompt_keeps_its_end(checkpoint: Path) -> None:
     encoder = build(checkpoint, max_length=8)
     text = encoder.prompts(UTTERANCES).texts[3]
     assert encoder.tokens([text]) == [encoder.tokenizer(text)["input_ids"][-8:]]
 
 
-def test_everything_that_changes_a_vector_is_in_the_key(checkpoint: Path) -> None:
+def test_everything_that_changes_a_vector_is_in_the_key(checkpoint: Path, reader: Path) -> None:
     changes: list[dict[str, Any]] = [{}, {"window": 2}, {"future": True}, {"pool": "mean"}, {"layer": 1}]
     changes += [{"max_length": 64}, {"template": "{speaker} {text}"}]
+    changes += [{"answer": 4, "reader": str(reader)}, {"answer": 5, "reader": str(reader)}]
+    changes += [{"answer": 4, "reader": str(reader), "template": "{speaker} {text}"}]
     identities = [str(build(checkpoint, **change).frontend.identity()) for change in changes]
     assert len(set(identities)) == len(changes)
     assert build(checkpoint).frontend.identity() == build(checkpoint).frontend.identity()
@@ -167,6 +241,9 @@ def test_a_context_made_from_a_withheld_transcript_is_withheld(tmp_path: Path) -
         ({"pool": "max"}, "pool 'max'"),
         ({"template": "{speaker} {label}"}, "template with the fields"),
         ({"train": "full"}, "frozen"),
+        ({"answer": -1}, "answer -1; expected 0"),
+        ({"answer": 5}, "nothing to read them with"),
+        ({"reader": "roberta-base"}, "answer 0 with reader roberta-base"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str, checkpoint: Path) -> None:

@@ -194,9 +194,9 @@ def test_without_dialogue_ids_the_batch_is_one_dialogue(config: Any, conversatio
 
 
 def test_every_part_learns(config: Any, conversation: Any) -> None:
-    model = build(config).train()
+    model = build(config | {"drop_rate": 0.6}).train()
     set_generator(model, torch.Generator().manual_seed(0))
-    output = model(**conversation((9, 8)), labels=torch.arange(17) % 3)
+    output = model(**conversation((9, 8, 7, 6)), labels=torch.arange(30) % 3)
     assert set(output.losses) == {"reconstruction", "alignment", "consistency", "classification"}
     assert all(float(loss.detach()) > 0 for loss in output.losses.values())
     torch.stack(list(output.losses.values())).sum().backward()

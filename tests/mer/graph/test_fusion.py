@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mer import levels
 from mer.batch import Batch, Dialogues, Sequence
+from mer.data.corpus import Corpus
+from mer.data.store import FeatureStore
 from mer.errors import UserError
 from mer.graph.fusion import CadglFusion
 from mer.layers import set_generator
+from mer.losses import disagreement
+from mer.model import Output
+from mer.recipe import Recipe
+from mer.streams import streams
+from mer.training import Trainer
 
 PARTS = ("graph", "similarity_edges", "reconstruction", "alignment", "ode", "consistency")
 NAMES = ("text", "audio")
@@ -56,7 +65,9 @@ def test_what_is_masked_cannot_leak_in_training(pool: str, value: float, dialogu
         fusion = build(pool=pool).train()
         set_generator(fusion, torch.Generator().manual_seed(0))
         fused = fusion(batch)
-        total = torch.stack([*fused.losses.values(), fused.sequence.values.tanh().sum()]).sum()
+        assert fused.second is not None
+        views = [fused.sequence.values.tanh().sum(), fused.second.values.tanh().sum()]
+        total = torch.stack([*fused.losses.values(), *views]).sum()
         total.backward()
         return total.detach(), [p.grad for p in fusion.parameters() if p.grad is not None]
 
@@ -84,11 +95,59 @@ def test_output_and_losses(dialogue_batch: Any) -> None:
     fused = fusion(batch)
     assert fused.sequence.values.shape == (20, 1, fusion.out_dim)
     assert fused.sequence.mask.all()
-    assert set(fused.losses) == {"reconstruction", "alignment", "consistency"}
+    assert set(fused.losses) == {"reconstruction", "alignment"}
+    assert fused.second is not None
+    assert fused.second.values.shape == fused.sequence.values.shape
+    assert not torch.equal(fused.second.values, fused.sequence.values)
+    assert fused.agreement == 0.5
     assert all(value.shape[0] == 20 for value in fused.aux.values())
     assert fused.aux["nfe"].unique().tolist() == [16.0]
     assert not (fused.aux["kept"] & ~torch.stack([batch.modalities[n].present for n in NAMES], 1)).any()
     assert fusion.eval()(batch).losses == {}
+    assert fusion(batch).second is None
+    assert build(consistency=False).train()(batch).second is None
+
+
+def test_the_second_view_sees_all_that_there_is(dialogue_batch: Any) -> None:
+    """With nothing random but hiding, it is what evaluation gives."""
+    fusion, batch = build(dropout=0.0, drop_rate=0.7).train(), dialogue_batch((9, 4, 7))
+    set_generator(fusion, torch.Generator().manual_seed(0))
+    fused = fusion(batch)
+    assert fused.second is not None
+    torch.testing.assert_close(fused.second.values, fusion.eval()(batch).sequence.values)
+
+
+def recipe(**options: Any) -> Recipe:
+    """Text and audio features of the tiny corpus."""
+    given = {
+        "encoders": dict.fromkeys(("text", "audio"), "features"),
+        "projection": {"dim": 8, "dropout": 0.0},
+        "fusion": {"name": "cadgl", "drop_rate": 0.6, "dropout": 0.0, "reconstruction": False, "alignment": False},
+        "classifier": {"hidden": [], "dropout": 0.0},
+    }
+    return Recipe.model_validate(given | options)
+
+
+def test_both_views_learn_the_labels_and_the_first_agrees_with_the_second(
+    tiny_corpus: Corpus, feature_store: FeatureStore
+) -> None:
+    data, seeds = tiny_corpus.train_valid(), streams(0, "tiny", 0, 0, "confirm")
+    trainer = Trainer(recipe(), data, seeds, store=feature_store, device="cpu")
+    model, rows = trainer.model.train(), np.arange(len(trainer.train))
+    batch = trainer.train.batch(rows, trainer.train_available(0), dialogues=True)
+
+    def seeded() -> Output:
+        trainer.generator.manual_seed(1)
+        return model(batch)
+
+    output, labels = seeded(), trainer.train.labels
+    assert output.second is not None
+    assert set(output.losses) == {"consistency"}
+    torch.testing.assert_close(output.losses["consistency"], 0.5 * disagreement(output.logits, output.second))
+    trainer.generator.manual_seed(1)
+    expected = (F.cross_entropy(output.logits, labels) + F.cross_entropy(output.second, labels)) / 2
+    torch.testing.assert_close(trainer._loss(batch, labels), expected + output.losses["consistency"])
+    assert model.eval()(batch).second is None
 
 
 def test_any_set_of_modalities(dialogue_batch: Any) -> None:
@@ -96,7 +155,7 @@ def test_any_set_of_modalities(dialogue_batch: Any) -> None:
         torch.manual_seed(0)
         fusion = CadglFusion(names, 8).train()
         fused = fusion(dialogue_batch(names=names))
-        torch.stack(list(fused.losses.values())).sum().backward()
+        torch.stack([*fused.losses.values(), fused.sequence.values.tanh().sum()]).sum().backward()
         assert fused.sequence.values.isfinite().all()
 
 

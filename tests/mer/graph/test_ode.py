@@ -21,7 +21,7 @@ def graph(lengths: tuple[int, ...] = (4, 1, 3), dtype: torch.dtype = torch.float
     if learned:
         torch.manual_seed(5)
         similarity = SimilarityEdges(3, neighbours=2)(torch.randn(packed.size, 3), packed, heard)
-    return Graph(packed, edges, adjacency(edges, packed.size, dtype), similarity)
+    return Graph(packed, heard, edges, adjacency(edges, packed.size, dtype), similarity)
 
 
 def test_constant_dynamics_have_the_exact_solution() -> None:

@@ -7,10 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from mer.graph.alignment import Alignment, info_nce
-from mer.graph.consistency import jensen_shannon
 from mer.graph.drop import ModalityDrop
 from mer.graph.network import DialogueNetwork
-from mer.graph.reconstruction import reconstruction_loss
+from mer.graph.reconstruction import Reconstruction, reconstruction_loss
 from mer.graph.settings import Settings
 from mer.layers import set_generator
 
@@ -37,23 +36,51 @@ def test_info_nce_without_pairs_is_zero_with_a_gradient(valid: int) -> None:
     assert a.grad.abs().sum() == 0
 
 
-def test_a_single_modality_has_nothing_to_be_aligned_with() -> None:
-    """Its parameters would never learn; a guide is no partner."""
+def test_a_single_modality_has_nothing_to_be_aligned_with_or_imagined_from() -> None:
+    """Those parameters would never learn; a guide is no partner."""
     settings = Settings(hidden=4)
-    assert DialogueNetwork({"text": 3}, settings).alignment is None
-    assert DialogueNetwork({"text": 3, "llm": 3}, settings, guides=("llm",)).alignment is None
+    for network in (
+        DialogueNetwork({"text": 3}, settings),
+        DialogueNetwork({"text": 3, "llm": 3}, settings, guides=("llm",)),
+    ):
+        assert network.alignment is None
+        assert network.reconstruction is None
     assert isinstance(DialogueNetwork({"text": 3, "audio": 2}, settings).alignment, Alignment)
 
 
-def test_jensen_shannon_bounds() -> None:
-    far = jensen_shannon(torch.tensor([[100.0, -100.0]]), torch.tensor([[-100.0, 100.0]]))
-    torch.testing.assert_close(far, torch.tensor(2.0).log())
-    a, b = torch.randn(6, 3), torch.randn(6, 3)
-    torch.testing.assert_close(jensen_shannon(a, b), jensen_shannon(b, a))
-    p, q = a.softmax(-1), b.softmax(-1)
-    m = (p + q) / 2
-    expected = ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)).mean() / 2
-    torch.testing.assert_close(jensen_shannon(a, b), expected)
+def test_what_is_imagined_fills_what_is_absent_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    layer = Reconstruction({"text": 3, "audio": 2}, 4, dropout=0.0)
+    encoders = torch.nn.ModuleDict({"text": torch.nn.Linear(3, 4), "audio": torch.nn.Linear(2, 4)})
+    imagined = layer(torch.randn(4, 4))
+    kept = torch.tensor([[True, True], [False, True], [True, False], [False, False]])
+    filling = layer.filling(imagined, encoders, kept)
+    assert filling[0].abs().sum() == 0
+    assert (filling[1:].abs().sum(1) > 0).all()
+    changed = layer.filling({"text": imagined["text"], "audio": imagined["audio"] + 1}, encoders, kept)
+    assert torch.equal(changed[:2], filling[:2])
+    assert not torch.equal(changed[2:], filling[2:])
+
+
+def test_decoders_learn_from_reconstruction_alone() -> None:
+    torch.manual_seed(0)
+    layer = Reconstruction({"text": 3}, 4, dropout=0.0)
+    encoder = torch.nn.ModuleDict({"text": torch.nn.Linear(3, 4)})
+    state = torch.randn(5, 4, requires_grad=True)
+    layer.filling(layer(state), encoder, torch.zeros(5, 1, dtype=torch.bool)).sum().backward()
+    assert state.grad is None
+    assert all(parameter.grad is None for parameter in layer.decoders.parameters())
+    assert layer.entry.weight.grad is not None
+
+
+def test_a_decoder_that_is_unsure_adds_little() -> None:
+    """What is near the mean stays near it: nothing blows it up to the size of an observation."""
+    torch.manual_seed(0)
+    layer = Reconstruction({"text": 6}, 4, dropout=0.0)
+    encoder = torch.nn.ModuleDict({"text": torch.nn.Linear(6, 4, bias=False)})
+    kept, x = torch.zeros(5, 1, dtype=torch.bool), torch.randn(5, 6)
+    whole, faint = (layer.filling({"text": scale * x}, encoder, kept) for scale in (1.0, 0.01))
+    torch.testing.assert_close(faint, 0.01 * whole)
 
 
 def test_reconstruction_learns_from_dropped_targets_alone() -> None:
@@ -74,23 +101,37 @@ def test_reconstruction_without_targets_is_zero_with_a_gradient() -> None:
     assert loss.item() == 0
 
 
-def test_drop_hides_at_its_rate_and_never_everything() -> None:
-    drop = ModalityDrop(0.5)
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.8])
+def test_drop_hides_at_its_rate_and_never_everything(rate: float) -> None:
+    drop = ModalityDrop(rate)
     set_generator(drop, torch.Generator().manual_seed(0))
-    available = torch.rand(4000, 3, generator=torch.Generator().manual_seed(1)) < 0.7
-    kept = drop(available)
+    available = torch.rand(6000, 3, generator=torch.Generator().manual_seed(1)) < 0.7
+    kept = drop.keep(available, torch.arange(6000))  # dialogues of one utterance
     assert not (kept & ~available).any()
     assert torch.equal(kept.any(1), available.any(1))
     full = kept[available.all(1)]
-    # One of three is kept for certain, each other with probability a half: a third of all is hidden.
-    assert abs(float((~full).float().mean()) - 1 / 3) < 0.02
-    assert (full.float().mean(0) - 2 / 3).abs().max() < 0.04
-    assert torch.equal(drop.eval()(available), available)
+    # One of three is kept for certain, each other is hidden at the rate.
+    assert (full.float().mean(0) - (1 - rate * 2 / 3)).abs().max() < 0.03
+    assert torch.equal(drop.eval().keep(available, torch.arange(6000)), available)
+
+
+def test_rates_differ_by_dialogue_and_modality() -> None:
+    """Complete dialogues, dialogues that lack a modality throughout, and gaps here and there."""
+    drop = ModalityDrop(0.5)
+    set_generator(drop, torch.Generator().manual_seed(0))
+    dialogues, length = 300, 40
+    first = torch.arange(dialogues).repeat_interleave(length) * length
+    kept = drop.keep(torch.ones(dialogues * length, 3, dtype=torch.bool), first)
+    share = 1 - kept.view(dialogues, length, 3).float().mean(1)  # hidden, by dialogue and modality
+    assert (share.amax(1) < 0.2).float().mean() > 0.02
+    assert (share > 0.6).float().mean() > 0.05
+    assert share.std() > 0.15  # one rate for all would give 0.07
+    assert abs(float(torch.corrcoef(share.T)[0, 1])) < 0.3
 
 
 def test_curriculum_grows_linearly() -> None:
     drop, rates = ModalityDrop(0.4, curriculum=4), []
     for _ in range(6):
         rates.append(drop.current())
-        drop(torch.ones(2, 3, dtype=torch.bool))
+        drop.keep(torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, dtype=torch.long))
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
