@@ -15,6 +15,7 @@ from pathlib import Path
 from experiments.results.declared import changed_corpora, declare
 from experiments.results.ledger import Ledger
 from experiments.results.tables import Verdict
+from experiments.schedule.compacting import Compactor
 from experiments.schedule.progress import At, Progress
 from experiments.schedule.publish import publish
 from experiments.schedule.session import Session
@@ -107,6 +108,7 @@ def execute(
     shown = Progress(session) if progress else None
     publisher = _Publisher(plan, ledger, out, session)
     with _interruptible(session):
+        compactor = Compactor(ledger)
         try:
             if session.finished:
                 ready = time.monotonic()
@@ -121,7 +123,8 @@ def execute(
         finally:
             if shown is not None:
                 shown.close()
-            session.compact_if_needed()
+            compactor.close()
+            session.compact_decisions()
             verdicts = publisher.publish()
     if session.blocked:
         raise UserError(session.blocked)
@@ -157,7 +160,7 @@ class _Publisher:
         if time.monotonic() < self._next:
             return
         started = time.monotonic()
-        self.session.compact_if_needed()
+        self.session.compact_decisions()
         self.publish()
         took = time.monotonic() - started
         self._next = time.monotonic() + max(PUBLISH_EVERY_S, PUBLISH_SHARE * took)
