@@ -29,8 +29,8 @@ class Site:
     lab: Any
     spaces: Any
 
-    def desk(self, command: str, *, check: bool = True, timeout: float = 3600) -> str:
-        return str(self.lab.ssh("desk", ON_DESK + command, check=check, timeout=timeout))
+    def desk(self, command: str, *, check: bool = True) -> str:
+        return str(self.lab.ssh("desk", ON_DESK + command, check=check))
 
     def up(self) -> None:
         """`ray up`, and wait until the workers have joined: each says so in the log that the file gives it."""
