@@ -256,7 +256,7 @@ def draw(by_trials: Sequence[Run], by_workers: Sequence[Run], path: Path) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--full", action="store_true", help="hours rather than minutes; writes scale.json and scale.png"
+        "--full", action="store_true", help="half an hour and more rather than minutes; draws scale.png"
     )
     parser.add_argument("--one", nargs=2, type=int, metavar=("TRIALS", "WORKERS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -271,8 +271,6 @@ def main() -> None:
     by_workers = [in_its_own_process(sizes["fixed_trials"], workers) for workers in sizes["workers"]]
     print(table(by_workers), flush=True)
     if args.full:
-        everything = {"trials": [asdict(run) for run in by_trials], "workers": [asdict(run) for run in by_workers]}
-        (HERE / "scale.json").write_text(json.dumps(everything))
         draw(by_trials, by_workers, HERE / "scale.png")
 
 
