@@ -14,6 +14,7 @@ records in a ledger on disk, tables every half a minute. Every row is a run in a
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
 import os
 import resource
@@ -72,9 +73,11 @@ class Run:
         return float(getattr(part[-1], kind) - getattr(part[0], kind)) / max(done, 1)
 
     def quarters(self, kind: str) -> tuple[float, float]:
-        """The same over the first and the last quarter: alike where it is flat."""
-        quarter = max(2, len(self.samples) // 4)
-        return self.per_trial(kind, slice(quarter)), self.per_trial(kind, slice(-quarter, None))
+        """The same over the first and the last quarter of the trials: alike where it is flat."""
+        counts = [sample.trials for sample in self.samples]
+        first = max(2, bisect.bisect_left(counts, counts[-1] / 4) + 1)
+        last = min(bisect.bisect_left(counts, counts[-1] * 3 / 4), len(counts) - 2)
+        return self.per_trial(kind, slice(first)), self.per_trial(kind, slice(last, None))
 
 
 def make_plan(trials: int) -> Plan:
