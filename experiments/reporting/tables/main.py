@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from experiments.reporting.levels import show_level
 from experiments.reporting.numbers import count, decimals_for
-from experiments.reporting.run import show_level
 from experiments.reporting.spec import METRIC_MEANINGS
 from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
