@@ -15,6 +15,7 @@ from pathlib import Path
 from experiments.results.declared import changed_corpora, declare
 from experiments.results.ledger import Ledger
 from experiments.results.tables import Verdict
+from experiments.schedule.compacting import Compactor
 from experiments.schedule.progress import At, Progress
 from experiments.schedule.publish import publish
 from experiments.schedule.session import Session
@@ -105,7 +106,7 @@ def execute(
     boards = _boards(plan, ledger, out, make_work)
     running = Running(
         session, make_work, root, workers, boards, _Publisher(plan, ledger, out, session),
-        Progress(session) if progress else None,
+        Progress(session) if progress else None, Compactor(ledger),
     )  # fmt: skip
     with _interruptible(session):
         try:
@@ -153,6 +154,7 @@ class Running:
     boards: str | None
     publisher: _Publisher
     shown: Progress | None
+    compactor: Compactor
 
     def tell(self, vital: Mapping[str, At]) -> None:
         """Said often: which worker is where."""
@@ -181,7 +183,8 @@ class Running:
     def close(self) -> list[Verdict]:
         if self.shown is not None:
             self.shown.close()
-        self.session.compact_if_needed()
+        self.compactor.close()
+        self.session.compact_decisions()
         return self.publisher.publish()
 
 
@@ -196,7 +199,7 @@ class _Publisher:
         if time.monotonic() < self._next:
             return
         started = time.monotonic()
-        self.session.compact_if_needed()
+        self.session.compact_decisions()
         self.publish()
         took = time.monotonic() - started
         self._next = time.monotonic() + max(PUBLISH_EVERY_S, PUBLISH_SHARE * took)
