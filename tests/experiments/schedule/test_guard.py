@@ -14,8 +14,8 @@ import pytest
 SCRIPT = """
 import json, os, sys, threading, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from conftest import make_plan
+sys.path.insert(0, {root!r})
+from tests.experiments.small_run import make_plan
 from experiments.results import identity
 identity.recipe_code = lambda recipe: "the code of this test"
 from experiments.results.ledger import Ledger
@@ -31,7 +31,7 @@ head, early, late = (json.loads(word) for word in sys.argv[3:])
 fake = folder / "fake" / "torch_geometric-9.9.9.dist-info"
 fake.mkdir(parents=True)
 (fake / "METADATA").write_text("Name: torch-geometric\\nVersion: 9.9.9\\n")
-paths = os.pathsep.join([{tests!r}, os.environ.get("PYTHONPATH", "")])
+paths = os.pathsep.join([{root!r}, os.environ.get("PYTHONPATH", "")])
 
 class Make(MakeFake):
     def __call__(self, spec):
@@ -90,7 +90,7 @@ cluster.shutdown()
 
 def run(tmp_path: Path, policy: str, early: list[str], late: list[str], head: str | None = None) -> dict[str, object]:
     """head: the driver's own node, which offers nothing to trials if it is None."""
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    script = SCRIPT.format(root=str(Path(__file__).parents[3]))
     command = [sys.executable, "-c", script, str(tmp_path), policy, *map(json.dumps, (head, early, late))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
