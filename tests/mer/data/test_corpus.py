@@ -206,10 +206,8 @@ def test_a_folder_that_one_may_not_enter_is_named(tmp_path: Path, monkeypatch: p
     def stat(path: object, **more: object) -> os.stat_result:  # root, who may run this, may enter everywhere
         raise PermissionError(13, "Permission denied", str(path))
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(UserError, match="you may not look for the corpus 'vnemos' there") as caught,
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "stat", stat)
-        find_corpus("vnemos", tmp_path / "lab")
+        with pytest.raises(UserError, match="you may not look for the corpus 'vnemos' there") as caught:
+            find_corpus("vnemos", tmp_path / "lab")
     assert closed in str(caught.value)
