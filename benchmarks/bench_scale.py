@@ -231,15 +231,9 @@ def draw(by_trials: Sequence[Run], by_workers: Sequence[Run], path: Path) -> Non
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), constrained_layout=True)
     longest = by_trials[-1]
     done = [sample.trials for sample in longest.samples]
-    window = max(1, len(done) // 30)
-    rates = [
-        (longest.samples[i + window].driver_cpu - longest.samples[i].driver_cpu) * 1e3
-        / max(done[i + window] - done[i], 1)
-        for i in range(0, len(done) - window, window)
-    ]  # fmt: skip
-    axes[0, 0].plot(done[window::window][: len(rates)], rates)
+    axes[0, 0].plot(done, [sample.driver_cpu for sample in longest.samples])
     axes[0, 0].set(title=f"Driver's CPU along a run, {longest.workers} workers", xlabel="trials done",
-                   ylabel="ms a trial", ylim=(0, None))  # fmt: skip
+                   ylabel="CPU s since its start", ylim=(0, None))  # fmt: skip
     axes[0, 1].plot(done, [sample.driver_mb for sample in longest.samples], label="driver")
     axes[0, 1].plot(done, [sample.gcs_mb for sample in longest.samples], label="Ray's head process")
     axes[0, 1].set(title="Memory along the same run", xlabel="trials done", ylabel="MB", ylim=(0, None))

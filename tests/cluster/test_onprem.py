@@ -323,9 +323,19 @@ def _ray_processes(site: Site, name: str) -> str:
 
 
 def _start(site: Site, name: str) -> None:
-    """Start Ray on a worker by hand, as the docs say."""
+    """Start Ray on a worker by hand, as the docs say; again where the machine was too busy for Ray's 30 seconds."""
     head = site.lab.hosts["head"].address
-    site.lab.ssh(name, f"RAY_AUTH_MODE=token ~/venv/bin/ray start --address={head}:6379 --disable-usage-stats")
+    command = f"RAY_AUTH_MODE=token ~/venv/bin/ray start --address={head}:6379 --disable-usage-stats; echo code $?"
+
+    def started() -> bool:
+        said = str(site.lab.ssh(name, command, check=False))
+        if "code 0" in said:
+            return True
+        assert "timed out during startup" in said, said
+        site.lab.ssh(name, "~/venv/bin/ray stop --force", check=False)
+        return False
+
+    site.lab.until(started, f"Ray on {name}")
 
 
 def _furnish(site: Site, name: str) -> None:

@@ -140,6 +140,21 @@ def test_a_job_without_an_environment_says_so(slurm: Any) -> None:
     assert len(log.splitlines()) == 1
 
 
+def test_a_job_whose_ray_does_not_start_fails(slurm: Any) -> None:
+    """Ray itself is content then; here another process has the port that the job's Ray needs."""
+    options = "--hold --output=nowhere.log cluster/slurm.sbatch /mnt/shared/small.yaml"
+    job = slurm.as_user("slurm", "anna", f"cd ~/mer-ablation && sbatch {options}").split()[-1]
+    port = 20000 + int(job)
+    taken = f"nohup ~/venv/bin/python -m http.server {port} > /dev/null 2>&1 < /dev/null & echo $!"
+    other = slurm.ssh("slurm", taken).strip()
+    slurm.as_user("slurm", "anna", f"scontrol release {job}")
+    slurm.until(lambda: state(slurm, job) not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), "its end")
+    said = (slurm.hosts["slurm"].home / "anna" / "mer-ablation" / "nowhere.log").read_text()
+    assert state(slurm, job) == "FAILED", said
+    assert "Ray did not start on all nodes, attempt 3 of 3" in said
+    slurm.ssh("slurm", f"kill {other}")
+
+
 def test_a_cancelled_job_goes_on_when_it_is_requeued(slurm: Any, spaces: Any) -> None:
     spaces.gate.shut(but=3)
     job = submit(slurm, "cancelled")
