@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := dev,umap,segment,docs
 
-.PHONY: setup demo test lint types slow cluster-tests bench docs lock clean
+.PHONY: setup demo test lint types slow cluster-tests bench docs pages licences lock clean
 
 setup: $(STAMP)
 
@@ -39,8 +39,12 @@ cluster-tests: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-docs: $(STAMP)
+docs: $(STAMP) pages
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+# The pages that are made from the code; tests/docs fails where they are out of step.
+pages licences: $(STAMP)
+	$(BIN)/python -m docs.tools.generate
 
 # Resolve everything anew, write the pins, and prove that the tests pass with them.
 lock:
@@ -50,6 +54,7 @@ lock:
 	$(BIN)/pip install --quiet --editable ".[$(EXTRAS)]"
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 	touch $(STAMP)
+	$(BIN)/python -m docs.tools.generate
 	$(MAKE) test
 
 clean:

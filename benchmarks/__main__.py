@@ -7,13 +7,16 @@ import sys
 import time
 
 SUITE: tuple[tuple[str, ...], ...] = (
-    ("bench_store",),
+    ("bench_store", "--rounds", "10"),
+    ("bench_loading",),
     ("bench_samplers",),
     ("bench_fusion_step",),
     ("bench_bundle", "--rounds", "2"),
     ("bench_graph", "--rounds", "1"),
     ("bench_extraction", "--utterances", "8", "--repeats", "2"),
-    ("bench_overhead",),
+    ("bench_overhead", "--trials", "60", "--plain", "8"),
+    ("bench_quickstart", "--studies", "1"),
+    ("simulate_protocol", "--replications", "60", "--print-only"),
     ("bench_ledger",),
     ("bench_report",),
 )

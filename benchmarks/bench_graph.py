@@ -141,7 +141,7 @@ def bench_ode(d: Dialogues, width: int = 512) -> None:
     """Forward and backward of the ODE, packed rk4 against padded dopri5 of equal error."""
     packed = layout(d)
     edges = window_edges(packed, 10, 10)
-    graph = Graph(packed, edges, adjacency(edges, packed.size), None)
+    graph = Graph(packed, torch.ones(packed.size, dtype=torch.bool), edges, adjacency(edges, packed.size))
     torch.manual_seed(0)
     ode, exact = GraphODE(width), GraphODE(width, solver="dopri5", tolerance=1e-7)
     exact.load_state_dict(ode.state_dict())

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from experiments.protocol.actions import Unit
 from experiments.results.ledger import Ledger
 from experiments.results.records import Cost, EpochRow, Provenance, ScoreRow, TrialRecord, record_table
 from experiments.results.schema import METRICS
@@ -63,7 +64,7 @@ def records(plan: Plan) -> list[TrialRecord]:
     found = []
     for slot in plan.slots():
         draw = slot if slot.stage is Stage.TUNE else plan.draws(plan.group(slot))[0]
-        key, text = names.key(slot, plan.params(draw))
+        key, text = names.key(slot, Unit((slot,), (plan.params(draw),)))
         best = 0.9 - 0.01 * max(slot.draw, 0)
         rows = [
             EpochRow(epoch, "valid", metric, best * epoch / EPOCHS)

@@ -3,8 +3,10 @@
     python -m benchmarks.bench_overhead [--trials 200] [--seconds 1.0] [--plain 24]
 
 All in one run, two workers each: a bare `multiprocessing.Pool` over the same trials (no ledger, no protocol, no
-pruning), this project on Ray, plain Ray Tune with a function per trial, and Ray Tune with reused class trainables.
-Trials sleep, so that what is measured is everything but training. Start-up (connecting to Ray) is left out of all.
+pruning), this project on Ray, plain Ray Tune with a function per trial and with reused class trainables, Optuna's
+`optimize(n_jobs=2)` with its journal on disk, and Hydra's multirun with joblib (in an environment of its own, made for
+this; left out where it cannot be had). Trials sleep, so that what is measured is everything but training. Start-up
+(connecting to Ray, importing) is left out of all.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -124,6 +128,62 @@ def plain_tune(trials: int, seconds: float, reuse: bool) -> float:
     return float(max(m["ended"] for m in metrics) - min(m["began"] for m in metrics))
 
 
+def optuna_study(trials: int, seconds: float) -> float:
+    """Threads of one process, every trial in a journal on disk."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_float("lr", 1e-4, 1e-2, log=True)
+        for epoch in range(EPOCHS):
+            time.sleep(seconds / EPOCHS)
+            trial.report(0.5, epoch)
+        return 0.5
+
+    with tempfile.TemporaryDirectory() as folder:
+        storage = JournalStorage(JournalFileBackend(f"{folder}/journal"))
+        study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
+        started = time.perf_counter()
+        study.optimize(objective, n_trials=trials, n_jobs=2)
+        return time.perf_counter() - started
+
+
+HYDRA_APP = """
+import time
+import hydra
+@hydra.main(version_base=None, config_path=None)
+def main(config):
+    began = time.time()
+    for _ in range({epochs}):
+        time.sleep({seconds} / {epochs})
+    open("{folder}/" + str(config.trial), "w").write(f"{{began}} {{time.time()}}")
+main()
+"""
+
+
+def hydra_multirun(trials: int, seconds: float) -> float | None:
+    """Seconds from the first trial's start to the last one's end; None where Hydra cannot be installed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "ends").mkdir()
+        (folder / "app.py").write_text(HYDRA_APP.format(epochs=EPOCHS, seconds=seconds, folder=folder / "ends"))
+        python = str(folder / "venv" / "bin" / "python")
+        try:
+            subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+            install = ["-m", "pip", "install", "--quiet", "hydra-core==1.3.8", "hydra-joblib-launcher==1.2.0"]
+            subprocess.run([python, *install], check=True, capture_output=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        options = ["--multirun", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"+trial=range({trials})"]
+        subprocess.run([python, str(folder / "app.py"), *options], check=True, capture_output=True, cwd=folder)
+        ends = [tuple(map(float, file.read_text().split())) for file in (folder / "ends").iterdir()]
+        assert len(ends) == trials
+        return max(end for _, end in ends) - min(began for began, _ in ends)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=200)
@@ -139,6 +199,8 @@ def main() -> None:
     mine, whole = ours(args.trials, args.seconds)
     function = plain_tune(args.plain, args.seconds, reuse=False)
     reused = plain_tune(args.plain, args.seconds, reuse=True)
+    optuna_s = optuna_study(args.trials, args.seconds)
+    hydra_s = hydra_multirun(args.plain, args.seconds)
 
     def row(name: str, seconds: float, trials: int) -> str:
         # Two workers side by side: what a trial takes of one of them beyond its own seconds.
@@ -154,6 +216,11 @@ def main() -> None:
     print(row("the same with workers' start and tables", whole, args.trials))
     print(row("Ray Tune, a function per trial", function, args.plain))
     print(row("Ray Tune, reused class trainables", reused, args.plain))
+    print(row("Optuna, optimize(n_jobs=2), journal on disk", optuna_s, args.trials))
+    if hydra_s is None:
+        print("| Hydra multirun, joblib | | could not be installed | | |")
+    else:
+        print(row("Hydra multirun, joblib", hydra_s, args.plain))
 
 
 if __name__ == "__main__":

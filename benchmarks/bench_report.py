@@ -1,4 +1,4 @@
-"""How long a report takes and how much memory, for a small run and one of 10 000 trials.
+"""How long a report takes and how much memory, from 75 trials to 10 000.
 
     python benchmarks/bench_report.py
 
@@ -50,8 +50,14 @@ def measure(folder: Path, repeats: int) -> dict[str, float]:
 def main() -> None:
     runs = maker()
     worlds = {
-        "small (3 cells, 5 studies)": runs.World(),
-        "10 000 trials (40 cells, 10 studies, 24 draws)": runs.World(
+        "3 cells, 5 studies": runs.World(),
+        "10 cells, 10 studies, 9 draws": runs.World(
+            factors={"fusion": [f"family_{i}" for i in range(5)], "pooling": ("mean", "attn")},
+            studies=10,
+            draws=9,
+            utterances=200,
+        ),
+        "40 cells, 10 studies, 24 draws": runs.World(
             factors={"fusion": [f"family_{i}" for i in range(10)], "pooling": ("mean", "max", "attn", "cls")},
             studies=10,
             draws=24,

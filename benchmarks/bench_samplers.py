@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mer.data.ragged import Ragged
-from mer.data.sampling import SAMPLERS, SampleInfo, make_sampler, padding_ratio
+from mer.data.sampling import LEVELS, SampleInfo, make_sampler, padding_ratio
 from mer.recipe import Sampler as SamplerConfig
 
 BATCH, EPOCHS, ROUNDS = 16, 20, 7
@@ -62,9 +62,9 @@ def times(info: SampleInfo) -> dict[str, float]:
     lengths = np.round(50 * info.audio_seconds).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ragged = Ragged(np.zeros((offsets[-1], 128), np.float16), offsets)
-    spent: dict[str, list[float]] = {name: [] for name in SAMPLERS}
+    spent: dict[str, list[float]] = {name: [] for name in LEVELS}
     for epoch in range(ROUNDS):
-        for name in SAMPLERS:
+        for name in LEVELS:
             batches = make_sampler(SamplerConfig(name=name, batch_size=BATCH), info, 0).batches(epoch)
             began = time.thread_time()
             for rows in batches:
@@ -78,7 +78,7 @@ def table(info: SampleInfo, seconds: dict[str, float]) -> None:
     rarest = np.argmin(np.bincount(info.labels))
     print("| sampler | positions over real ones | share of the rarest class | CPU seconds to gather an epoch |")
     print("|---|---|---|---|")
-    for name in SAMPLERS:
+    for name in LEVELS:
         for bucket in (8, 64) if "bucket" in name or name == "both" else (8,):
             config = SamplerConfig(name=name, batch_size=BATCH, bucket=bucket)
             epochs = [make_sampler(config, info, 0).batches(epoch) for epoch in range(EPOCHS)]

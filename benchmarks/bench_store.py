@@ -16,12 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import numpy as np
 import torch
 
+from mer.data.audio import AudioClip
 from mer.data.ragged import Ragged
 from mer.data.store import FeatureStore
 
@@ -31,16 +33,17 @@ DIM, BATCH = 768, 32
 class Random:
     """A frontend whose frames are random numbers that depend on the text alone."""
 
-    dim, dtype, kind = DIM, "float16", "text"
+    dim, dtype = DIM, "float16"
+    kind: Literal["audio", "text"] = "text"
 
     def identity(self) -> dict[str, object]:
         return {"frontend": "benchmark"}
 
-    def extract(self, items: Sequence[str]) -> list[np.ndarray]:
-        return [_frames(int(item)) for item in items]
+    def extract(self, items: Sequence[AudioClip | str]) -> list[np.ndarray[Any, np.dtype[Any]]]:
+        return [_frames(int(str(item))) for item in items]
 
 
-def _frames(seed: int) -> np.ndarray:
+def _frames(seed: int) -> np.ndarray[Any, np.dtype[Any]]:
     rng = np.random.default_rng(seed)
     return rng.standard_normal((int(rng.integers(50, 301)), DIM), dtype=np.float32).astype(np.float16)
 

@@ -71,7 +71,7 @@ def run(corpus: Corpus, encoders: dict[str, Any], seed: int, epochs: int, store:
                 f"  seed {seed} epoch {report.epoch}: loss {report.train_loss:.3f}, valid UA {report.valid['ua']:.3f}"
             )
     model = trainer.best_model()
-    data = prepare_split(corpus.info, corpus.test_set().test, dict(model.encoders.items()), store, trainer.device)
+    data = prepare_split(corpus.info, corpus.test_set().test, model.encoder_table(), store, trainer.device)
     test = predict(model, data, np.ones((len(data), 1), dtype=bool), dialogues=False).scores()
     return {
         "valid UA": trainer.best_value,

@@ -15,6 +15,7 @@ of `experiments.protocol` decide on them exactly as in a run. Five ways of tunin
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +69,8 @@ class Nature:
         optimum = np.array(grid.optimum) if grid.optimum else rng.uniform(0.2, 0.8, cells)
         self.loss = 8.0 * (points[None] - optimum[:, None, None]) ** 2  # [C, S, D]
         tau = np.array(grid.tau)[:, None, None] * np.exp(1.5 * (0.5 - points[None]))
-        study, cell = rng.normal(0, 1.0, studies), rng.normal(0, 0.3, (cells, studies))
+        study = rng.normal(0, 1.0, (studies,))
+        cell = rng.normal(0, 0.3, (cells, studies))
         top = np.array(grid.quality)[:, None, None] - self.loss + study[None, :, None] + cell[:, :, None]
         top = top + rng.normal(0, 0.5, (cells, studies, draws))
         epoch = np.arange(1, EPOCHS + 1)
@@ -98,12 +100,13 @@ def run_state(plan: Plan, nature: Nature) -> tuple[np.ndarray, int]:
     while actions := state.next_actions(10**9):
         for action in actions:
             if isinstance(action, Confirm):
-                state.observe(Fact(action.slot, (0.0,), Status.COMPLETE, action.params))
-                select = state.selected(plan.group(action.slot))
+                slot = action.unit.slot
+                state.observe(Fact(slot, (0.0,), Status.COMPLETE, action.unit.params[0]))
+                select = state.selected(plan.group(slot))
                 assert select is not None
-                winners[index[action.slot.cell], action.slot.study] = select.winner.draw
+                winners[index[slot.cell], slot.study] = select.winner.draw
             elif isinstance(action, Start | Continue):
-                slot = action.slot
+                slot = action.unit.slot
                 curve = nature.curves[index[slot.cell], slot.study, slot.draw, : action.until]
                 spent[slot] = action.until
                 status = Status.COMPLETE if action.until == EPOCHS else None
@@ -206,7 +209,7 @@ def draw_figure(table: dict[str, dict[str, float]], replications: int, path: Pat
     import matplotlib.pyplot as plt
 
     def bounds(share: float) -> float:
-        return 196 * (share * (1 - share) / replications) ** 0.5
+        return 196 * math.sqrt(share * (1 - share) / replications)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for way, marker in zip(WAYS, "osd^x", strict=True):
@@ -243,7 +246,7 @@ def main() -> None:
     for draws in args.draws:
         tuning = replace(Tuning(), draws=draws, **given)
         tables[draws] = measure(tuning, args.replications, args.first_seed)
-        parts.append(f"### {draws} draws per cell and study\n\n{markdown(tables[draws], args.replications)}\n")
+        parts.append(f"## {draws} draws per cell and study\n\n{markdown(tables[draws], args.replications)}\n")
         print(parts[-1], flush=True)
     seconds = time.process_time() - started
     print(f"{seconds:.0f} s")
@@ -273,6 +276,7 @@ came near), and half as many draws without pruning do about as well for the same
 values tell more. Tuning once doubles the false differences or worse, and one race over all cells names the wrong
 cell half the time, and finds differences that do not exist wherever one of two equal cells starts slowly.
 """
+    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "protocol.md").write_text(text, encoding="utf-8")
     draw_figure(tables[args.draws[0]], args.replications, args.out / "protocol.png")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mer import __version__
+from mer.commandline import Parser
 from mer.errors import UserError
 
 OK, BAD_INPUT, FAILED_TRIALS, INTERRUPTED = 0, 2, 3, 130
@@ -44,12 +45,13 @@ def parser_builders() -> list[Callable[[Subparsers], object]]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mer",
         description="Fair, resumable ablation studies for multimodal emotion recognition.",
-        epilog="Exit codes: 0 done, 2 bad input, 3 finished with failed trials, 130 interrupted.",
+        epilog="`mer COMMAND --help` says more. Exit codes: 0 done, 2 bad input, 3 finished with failed trials, "
+        "130 interrupted.",
     )
-    parser.add_argument("--version", action="version", version=f"mer {__version__}")
+    parser.add_argument("--version", action="version", version=f"mer {__version__}", help="print the version")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in parser_builders():
         add(subparsers)
@@ -58,7 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake ends in one message and exit code 2, never in a traceback."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help()
+        return BAD_INPUT
+    args = parser.parse_args(argv)
+    if os.getcwd() not in sys.path:
+        # What a space names from outside (`mylab.gate:DeepGate`) may lie in the current folder. Last, so that nothing
+        # there can stand in the place of a package that is installed.
+        sys.path.append(os.getcwd())
     try:
         return int(args.func(args) or OK)
     except UserError as error:

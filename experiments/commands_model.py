@@ -8,42 +8,81 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer.commandline import add_json
 from mer.errors import UserError
 
 if TYPE_CHECKING:
-    from mer.data.corpus import Corpus, CorpusInfo, Utterance
+    from mer.data.corpus import Corpus, CorpusInfo
     from mer.recipe import Recipe
 
 
+MODEL = "folder of a model: config.json and model.safetensors"
+
+
 def add_parser(subparsers: Any) -> None:
-    train = subparsers.add_parser("train", help="train one model from a YAML recipe")
-    train.add_argument("config", type=Path, help="YAML: corpus, seed (optional) and the fields of a recipe")
-    train.add_argument("--data", metavar="FOLDER|demo", help="corpus; instead of the file's `corpus:`")
-    train.add_argument(
-        "--output", type=Path, default=Path("models/model"), help="checkpoint folder (default: %(default)s)"
+    train = subparsers.add_parser(
+        "train",
+        help="train one model from a YAML recipe",
+        description="Train one model. After an interruption the same command goes on where it ended.",
     )
-    train.add_argument("--seed", type=int, help="root of all random streams (default: the file's `seed:`, else 0)")
-    train.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    train.add_argument("--save-every", type=int, default=1, metavar="N", help="resume state every N epochs")
+    train.add_argument(
+        "config", type=Path, metavar="FILE.yaml", help=" corpus, seed (optional) and the fields of a recipe"
+    )
+    train.add_argument("--data", metavar="FOLDER|demo", help="corpus in place of the file's `corpus:`")
+    train.add_argument(
+        "--output",
+        type=Path,
+        default=Path("models/model"),
+        metavar="DIR",
+        help="folder of the model (default: %(default)s)",
+    )
+    train.add_argument(
+        "--seed", type=int, metavar="N", help="root of all random streams (default: the file's `seed:`, else 0)"
+    )
+    train.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    train.add_argument(
+        "--save-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="save the state to go on from every N epochs (default: 1)",
+    )
     train.set_defaults(func=run_train)
 
-    evaluate = subparsers.add_parser("evaluate", help="score a checkpoint on a corpus")
-    evaluate.add_argument("checkpoint", type=Path)
-    evaluate.add_argument("corpus", help="corpus folder, or demo")
-    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    evaluate.add_argument("--conditions", nargs="*", default=["complete"], metavar="NAME",
-                          help="complete, all_patterns, or missing rates such as 0.3")  # fmt: skip
-    evaluate.add_argument("--seed", type=int, default=0, help="of the missing masks")
-    evaluate.add_argument("--json", action="store_true")
+    evaluate = subparsers.add_parser(
+        "evaluate",
+        help="score a model on a corpus",
+        description="Every metric, in per cent, under each condition.",
+    )
+    evaluate.add_argument("checkpoint", type=Path, metavar="MODEL", help=MODEL)
+    evaluate.add_argument("corpus", metavar="FOLDER|demo", help="corpus folder, or demo")
+    evaluate.add_argument(
+        "--split", choices=("train", "valid", "test"), default="test", help="what is scored (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--conditions",
+        nargs="*",
+        default=["complete"],
+        metavar="NAME",
+        help="complete, all_patterns, 'only text', or missing rates such as 0.3 (default: complete)",
+    )
+    evaluate.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the missing masks (default: %(default)s)"
+    )
+    add_json(evaluate)
     evaluate.set_defaults(func=run_evaluate)
 
-    predict = subparsers.add_parser("predict", help="emotion of one recording and/or sentence")
-    predict.add_argument("checkpoint", type=Path)
-    predict.add_argument("wav", type=Path, nargs="?", help="wav or flac file")
+    predict = subparsers.add_parser(
+        "predict",
+        help="the emotion of one recording, one sentence, or both",
+        description="The probability of each emotion, most probable first.",
+    )
+    predict.add_argument("checkpoint", type=Path, metavar="MODEL", help=MODEL)
+    predict.add_argument("wav", type=Path, nargs="?", metavar="WAV", help="wav or flac file")
     predict.add_argument("--text", help="its transcript")
-    predict.add_argument("--start", type=float, help="seconds")
-    predict.add_argument("--end", type=float, help="seconds")
-    predict.add_argument("--json", action="store_true")
+    predict.add_argument("--start", type=float, metavar="SECONDS", help="where it begins in the recording")
+    predict.add_argument("--end", type=float, metavar="SECONDS", help="where it ends")
+    add_json(predict)
     predict.set_defaults(func=run_predict)
 
 
@@ -78,28 +117,17 @@ def run_train(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     from mer.checkpoint import load_checkpoint
     from mer.data.conditions import conditions
-    from mer.data.loading import prepare_split
-    from mer.data.missing import availability
-    from mer.data.store import FeatureStore
-    from mer.evaluation import predict
-    from mer.model import needs_dialogues
 
     checkpoint = load_checkpoint(args.checkpoint)
     corpus = open_corpus(args.corpus)
-    unknown = sorted({u.emotion for u in getattr(corpus, args.split)} - set(checkpoint.info.labels))
-    if unknown:
-        raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(checkpoint.info.labels))
-    info = dataclasses.replace(corpus.info, labels=checkpoint.info.labels)
-    data = prepare_split(info, getattr(corpus, args.split), checkpoint.model.encoder_table(), FeatureStore())
-    results = {}
-    for condition in conditions([_rate(name) for name in args.conditions], data.modalities):
-        available = availability(condition.missing, data.ids, data.modalities, args.seed, present=data.present)
-        found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
-        results[condition.name] = found.scores()
+    utterances = getattr(corpus, args.split)
+    wanted = conditions([_rate(name) for name in args.conditions], checkpoint.recipe.modalities)
+    found = checkpoint.predict(corpus.info, utterances, wanted, seed=args.seed)
+    results = {name: predictions.scores() for name, predictions in found.items()}
     if args.json:
-        print(json.dumps({"split": args.split, "utterances": len(data), "scores": results}, indent=1))
+        print(json.dumps({"split": args.split, "utterances": len(utterances), "scores": results}, indent=1))
         return 0
-    print(f"{corpus.info.name}, {args.split}, {len(data)} utterances, percent")
+    print(f"{corpus.info.name}, {args.split}, {len(utterances)} utterances, per cent")
     names = list(next(iter(results.values())))
     width = max(len(name) for name in results)
     print(" " * width, *(f"{name:>12}" for name in names))
@@ -136,7 +164,9 @@ def run_predict(args: argparse.Namespace) -> int:
         transcript=args.text,
     )
     folder = args.wav.resolve().parent if args.wav else Path()
-    probabilities = _probabilities(checkpoint, dataclasses.replace(checkpoint.info, folder=folder), utterance)
+    info = dataclasses.replace(checkpoint.info, folder=folder)
+    [found] = checkpoint.predict(info, [utterance], may_lack=True).values()
+    probabilities = dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     if args.json:
         print(json.dumps({"emotion": ranked[0][0], "probabilities": probabilities}, ensure_ascii=False))
@@ -146,23 +176,10 @@ def run_predict(args: argparse.Namespace) -> int:
     return 0
 
 
-def _probabilities(checkpoint: Any, info: CorpusInfo, utterance: Utterance) -> dict[str, float]:
-    import numpy as np
-
-    from mer.data.loading import prepare_split
-    from mer.data.store import FeatureStore
-    from mer.evaluation import predict
-    from mer.model import needs_dialogues
-
-    data = prepare_split(info, [utterance], checkpoint.model.encoder_table(), FeatureStore(), may_lack=True)
-    available = np.ones((1, len(data.modalities)), dtype=bool)
-    found = predict(checkpoint.model, data, available, dialogues=needs_dialogues(checkpoint.recipe))
-    return dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))
-
-
 def open_corpus(name: str | None) -> Corpus:
     """A corpus by folder, or `demo`."""
-    from mer.data.corpus import find_corpus, load_corpus
+    from mer.data.corpus import load_corpus
+    from mer.data.places import find_corpus
 
     if name is None:
         raise UserError("no corpus named", expected="`corpus:` in the file, or --data FOLDER")

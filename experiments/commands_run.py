@@ -6,10 +6,12 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer.commandline import add_json
 from mer.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,52 +24,115 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Any) -> None:
-    run = subparsers.add_parser("run", help="run a space: what the ledger lacks, then tables and report")
-    run.add_argument("--space", required=True, metavar="NAME|FILE", help="a file of search_spaces/, or a path")
+    run = subparsers.add_parser(
+        "run",
+        help="run a space: what the ledger lacks, then tables and report",
+        description="Run what the ledger lacks of a space, then write tables and report. Ctrl-C ends it in good order; "
+        "the same command goes on, after a crash too.",
+        epilog="Example: mer run --space fusion_vn --data corpora/mine --budget 2h",
+    )
+    run.add_argument("--space", required=True, metavar="NAME|FILE", help=SPACE)
     run.add_argument("--plan", action="store_true", help="show what would be run and what it would cost, then stop")
     _what(run)
-    run.add_argument("--budget", metavar="TIME", help="stop after 30m, 2h, 1d with a valid, smaller table")
-    run.add_argument("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: what there is)")
-    run.add_argument("--gpus-per-trial", metavar="F|auto", help="share of a GPU, or by measured peak memory")
-    run.add_argument("--address", metavar="HOST:PORT|local", help="Ray cluster (default: RAY_ADDRESS, else one that "
-                     "runs on this machine, else a local one)")  # fmt: skip
-    run.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline: in this process, to debug")
-    run.add_argument("--preflight", choices=("stop", "drop", "off"), default="stop",
-                     help="about a cluster node that differs from the driver (default: %(default)s)")  # fmt: skip
-    run.add_argument("--retry", action="store_true", help="run trials again that failed or ran out of memory")
-    run.add_argument("--yes", action="store_true", help="go on although there are very many trials")
-    run.add_argument("--no-report", action="store_true", help="tables only")
+    how = run.add_argument_group("where and how long")
+    how.add_argument("--budget", metavar="TIME", help="end after 30m, 2h, 1d, with a valid, smaller table")
+    how.add_argument("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: as many as fit)")
+    how.add_argument(
+        "--gpus-per-trial",
+        metavar="SHARE|auto",
+        help="share of a GPU, as 0.25, or as measured (default: the space's `resources.gpus`)",
+    )
+    how.add_argument(
+        "--address",
+        metavar="HOST:PORT|local",
+        help="Ray cluster (default: RAY_ADDRESS, else one that runs on this machine, else a local one)",
+    )
+    how.add_argument(
+        "--executor",
+        choices=("ray", "inline"),
+        default="ray",
+        help="inline: in this process, to debug (default: %(default)s)",
+    )
+    how.add_argument(
+        "--preflight",
+        choices=("stop", "drop", "off"),
+        default="stop",
+        help="what to do about a cluster node that differs from the driver (default: %(default)s)",
+    )
+    how.add_argument(
+        "--features",
+        metavar="PLACE|off",
+        help="folder or address where machines share what encoders extract "
+        "(default: MER_FEATURES, else beside the results on a cluster)",
+    )
+    how.add_argument("--retry", action="store_true", help="run trials again that failed or ran out of memory")
+    how.add_argument("--yes", action="store_true", help="go on although there are very many trials")
+    how.add_argument("--no-report", action="store_true", help="write the tables and no report")
     run.set_defaults(func=run_space)
 
-    plan = subparsers.add_parser("plan", help="what a space would run; --fit proposes a design that can be afforded")
-    plan.add_argument("space", metavar="NAME|FILE")
-    plan.add_argument("--fit", metavar="TIME", help="the best design for 48h, 30m, ...")
-    plan.add_argument("--workers", type=_at_least_one, metavar="N", help="trials at a time, for the estimate")
+    plan = subparsers.add_parser(
+        "plan",
+        help="what a space would run; --fit proposes a design that can be afforded",
+        description="Show the cells, the trials, their time and what each claim could establish. Nothing is written.",
+        epilog="Example: mer plan fusion_vn --data corpora/mine --fit 48h",
+    )
+    plan.add_argument("space", metavar="NAME|FILE", help=SPACE)
+    plan.add_argument("--fit", metavar="TIME", help="propose the best design for 30m, 48h, 2d")
+    plan.add_argument(
+        "--workers", type=_at_least_one, metavar="N", help="trials at a time, for the estimate (default: 1)"
+    )
     _what(plan)
     plan.set_defaults(func=show_plan)
 
 
-def _what(parser: argparse.ArgumentParser) -> None:
+SPACE = "a space of search_spaces/ by name, or a YAML file"
+
+
+def _what(options: argparse.ArgumentParser) -> None:
     """Options that say what is compared; a plan and a run take the same ones."""
-    parser.add_argument("--data", action="append", default=[], metavar="FOLDER|demo",
-                        help="corpus in place of the space's own; may be repeated")  # fmt: skip
-    parser.add_argument(
-        "--results", default="results", metavar="DIR", help="folder or s3://bucket/folder (default: %(default)s)"
+    add_json(options)
+    options.add_argument("--no-smoke", action="store_true", help="plan without timing a batch of each architecture")
+    options.add_argument(
+        "--results",
+        default="results",
+        metavar="DIR",
+        help="results folder, or s3://bucket/folder (default: %(default)s)",
     )
-    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
-                        help="change the space or the recipe: tune.draws=16, optimizer.lr=1e-3")  # fmt: skip
-    parser.add_argument("--only", action="append", default=[], metavar="FACTOR=LEVEL,LEVEL", help="these cells alone")
-    parser.add_argument("--seed", type=int, default=0, help="root of all random streams (default: %(default)s)")
-    parser.add_argument("--no-smoke", action="store_true", help="plan without timing a batch of each architecture")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser = options.add_argument_group("what is compared")
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="FOLDER|demo",
+        help="corpus in place of the space's own, also s3://bucket/folder; may be repeated",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="sets",
+        metavar="KEY=VALUE",
+        help="change the space or the recipe: tune.draws=16, optimizer.lr=1e-3; may be repeated",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="FACTOR=LEVEL,LEVEL",
+        help="keep the cells with these levels alone; may be repeated",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="root of all random streams (default: %(default)s)"
+    )
 
 
 def run_space(args: argparse.Namespace) -> int:
     if args.plan:
         return show_plan(args)
+    from experiments.cluster.project import project_line
     from experiments.results.ledger import Ledger
-    from experiments.results.store import open_store
     from experiments.space.text import needs_yes
+    from mer.storage import open_store
 
     plan, budget, gpus = _plan(args), seconds(args.budget), _gpus(args.gpus_per_trial)
     if needs_yes(plan) and not args.yes:
@@ -78,6 +143,7 @@ def run_space(args: argparse.Namespace) -> int:
     say = _sayer(args.json)
     for notice in plan.notices:
         say(f"note: {notice}")
+    check_weights(plan)
     from experiments.schedule.run import execute
 
     ledger = Ledger(open_store(args.results))
@@ -92,6 +158,8 @@ def run_space(args: argparse.Namespace) -> int:
         retry=args.retry,
         progress=not args.json,
         preflight=args.preflight,
+        features=args.features,
+        origin=lambda: project_line(args.space),
         say=say,
     )
     report = None if args.no_report else _report(ledger.store.path(plan.space), say)
@@ -136,18 +204,15 @@ def show_plan(args: argparse.Namespace) -> int:
 def _done(plan: Plan, results: str) -> list[Slot]:
     """The slots that the ledger answers already, whichever space ran them. Nothing is written."""
     from experiments.results.ledger import Ledger
-    from experiments.results.store import open_store
-    from experiments.schedule.naming import Names
-    from experiments.schedule.publish import judge, replay
+    from experiments.schedule.publish import verdicts_of
     from experiments.slots import Status
+    from mer.storage import open_store
 
     ledger = Ledger(open_store(results))
-    names = Names(plan, ledger.equal_code())
-    known = ledger.refresh().known(plan.metric)
-    if not known:
+    if not len(ledger.refresh()):
         return []
-    verdicts = judge(plan, names, known, replay(plan, names, known))
-    return [verdict.slot for verdict in verdicts if verdict.status not in (Status.MISSING, Status.SKIPPED)]
+    found = verdicts_of(plan, ledger)
+    return [verdict.slot for verdict in found if verdict.status not in (Status.MISSING, Status.SKIPPED)]
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -158,11 +223,12 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
     """What each cell costs; cells of one architecture share a smoke run."""
-    from experiments.schedule.smoke import architecture, smoke_all
+    from experiments.schedule.smoke import smoke_all, smoke_key
     from experiments.slots import Slot, Stage
     from experiments.space.estimate import CellCost
+    from experiments.space.units import largest
     from mer.data.corpus import load_corpus
-    from mer.data.store import FeatureStore
+    from mer.data.store.shared import open_features
 
     splits = {name: load_corpus(ref.folder).train_valid() for name, ref in plan.corpora.items()}
     cells = [cell for cell in plan.cells if cell.skip is None]
@@ -170,18 +236,24 @@ def _smoke(plan: Plan, say: Any) -> Mapping[tuple[str, str], CellCost]:
         (cell.corpus, cell.name): plan.recipe(Slot(cell.corpus, cell.name, 0, 0, Stage.CONFIRM), {}) for cell in cells
     }
 
+    members = {(cell.corpus, cell.name): largest(plan, cell) for cell in cells}
+
     def show(name: str, timing: Timing) -> None:
         extraction = f", frozen features once {timing.extract_seconds:.0f} s" if timing.extract_seconds else ""
         say(f"smoke batch: {name}: {timing.epoch_seconds:.2f} s per epoch{extraction}")
 
     found = smoke_all(
-        ((cell.name, recipes[cell.corpus, cell.name], splits[cell.corpus]) for cell in cells),
-        FeatureStore(),
+        (
+            (cell.name, recipes[key], splits[cell.corpus], members[key])
+            for cell in cells
+            for key in [(cell.corpus, cell.name)]
+        ),
+        open_features(),
         on_each=show,
     )
     costs = {}
     for (corpus, cell), recipe in recipes.items():
-        timing = found[f"{splits[corpus].info.name} {architecture(recipe)}"]
+        timing = found[smoke_key(splits[corpus].info.name, recipe, members[corpus, cell])]
         costs[corpus, cell] = CellCost(timing.epoch_seconds, timing.parameters, timing.peak_mb)
     return costs
 
@@ -210,6 +282,8 @@ def _tell(plan: Plan, ledger: Ledger, result: RunResult, report: str | None, as_
         print(json.dumps(found, indent=1))
         return
     print(", ".join(f"{count} {status}" for status, count in result.counts.items()))
+    for line in failures(result):
+        print(f"  {line}")
     if result.reason == "budget":
         print("The budget is spent. The same command goes on where this run ended.")
     elif result.reason and result.reason != "interrupted":
@@ -217,6 +291,34 @@ def _tell(plan: Plan, ledger: Ledger, result: RunResult, report: str | None, as_
     print(f"tables: {tables}")
     if report:
         print(f"report: {report}")
+
+
+def check_weights(plan: Plan) -> None:
+    """Refuse a plan whose released weights cannot be had, before any trial is spent on finding that out."""
+    from experiments.slots import Slot, Stage
+    from mer.encoders import WITHOUT_WEIGHTS
+
+    seen: set[str] = set()
+    for cell in plan.cells:
+        if cell.skip is not None:
+            continue
+        for modality, config in plan.recipe(Slot(cell.corpus, cell.name, 0, 0, Stage.CONFIRM), {}).encoders.items():
+            name = config.model_dump_json()
+            if config.weights in ("tiny", "scratch") or config.name in WITHOUT_WEIGHTS or name in seen:
+                continue
+            seen.add(name)
+            from mer.data.corpus import load_corpus
+            from mer.encoders import build_encoder
+
+            build_encoder(modality, config, load_corpus(plan.corpora[cell.corpus].folder).info)
+
+
+def failures(result: RunResult, most: int = 5) -> list[str]:
+    """Why trials did not complete, the commonest reason first."""
+    bad = ("failed", "oom", "diverged")
+    reasons = Counter(f"{v.status}: {v.reason}" for v in result.verdicts if v.status.value in bad)
+    shown = [f"{count} x {reason}" for reason, count in reasons.most_common(most)]
+    return [*shown, "and others; see `reason` in the tables"] if len(reasons) > most else shown
 
 
 def seconds(text: str | None) -> float | None:
@@ -246,10 +348,9 @@ def _gpus(text: str | None) -> float | str | None:
 
 
 def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def _sayer(as_json: bool) -> Any:

@@ -35,6 +35,10 @@ class Sequence:
         """`[B]`: number of real frames."""
         return self.mask.sum(dim=1)
 
+    def pinned(self) -> Sequence:
+        """In page-locked memory, from which a GPU copies without anybody waiting."""
+        return Sequence(self.values.pin_memory(), self.mask.pin_memory())
+
     def to(self, device: torch.device | str) -> Sequence:
         return Sequence(self.values.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
@@ -46,14 +50,20 @@ class Dialogues:
     index    `[B]` long, number of the dialogue within the batch, non-decreasing
     speaker  `[B]` long, number of the speaker within the batch
     turn     `[B]` float, position in time within the dialogue (turn number or seconds)
+    extent   number of dialogues and utterances of the longest, where whoever made the batch knows them: on a GPU
+             asking the tensors means waiting for them
     """
 
     index: Tensor
     speaker: Tensor
     turn: Tensor
+    extent: tuple[int, int] | None = None
 
     def to(self, device: torch.device | str) -> Dialogues:
-        return Dialogues(self.index.to(device), self.speaker.to(device), self.turn.to(device))
+        index, speaker, turn = (
+            tensor.to(device, non_blocking=True) for tensor in (self.index, self.speaker, self.turn)
+        )
+        return Dialogues(index, speaker, turn, self.extent)
 
 
 @dataclass(frozen=True, slots=True)

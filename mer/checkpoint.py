@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import mer
-from mer.data.corpus import CorpusInfo
+from mer.data.conditions import COMPLETE, Condition
+from mer.data.corpus import CorpusInfo, Utterance
+from mer.data.loading import prepare_split
+from mer.data.missing import availability
+from mer.data.store import FeatureStore
+from mer.data.store.shared import open_features
 from mer.errors import UserError
-from mer.model import Model, build_model
+from mer.evaluation import Predictions, predict
+from mer.files import make_folder, share_tree
+from mer.model import Model, build_model, needs_dialogues
 from mer.recipe import Recipe
 
 FORMAT = 1
@@ -29,6 +37,39 @@ class Checkpoint:
     recipe: Recipe
     info: CorpusInfo
     details: dict[str, Any]
+
+    def predict(
+        self,
+        info: CorpusInfo,
+        utterances: Sequence[Utterance],
+        conditions: Sequence[Condition] = (COMPLETE,),
+        *,
+        seed: int = 0,
+        store: FeatureStore | None = None,
+        may_lack: bool = False,
+    ) -> dict[str, Predictions]:
+        """What the model says of some utterances, under each condition by name.
+
+        Args:
+            info: the corpus that the utterances are of: where its files are.
+            utterances: any, of any corpus whose labels the model knows.
+            conditions: what is taken away; by default nothing.
+            seed: of the missing masks.
+            store: where frozen features are kept; the default store if None.
+            may_lack: a modality that none of them has is absent, instead of a mistake.
+        """
+        unknown = sorted({utterance.emotion for utterance in utterances} - set(self.info.labels))
+        if unknown:
+            raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(self.info.labels))
+        info = replace(info, labels=self.info.labels)
+        encoders = self.model.encoder_table()
+        data = prepare_split(info, utterances, encoders, store or open_features(), may_lack=may_lack)
+        whole = needs_dialogues(self.recipe)
+        found = {}
+        for condition in conditions:
+            mask = availability(condition.missing, data.ids, data.modalities, seed, present=data.present)
+            found[condition.name] = predict(self.model, data, mask, dialogues=whole)
+        return found
 
 
 def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo, **details: Any) -> Path:
@@ -50,12 +91,19 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
     }
     staging = folder.with_name(f"_{folder.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    make_folder(folder.parent)
+    staging.mkdir()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, staging / "model.safetensors")
     (staging / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
+    share_tree(staging)
     shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    try:
+        staging.rename(folder)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not (folder / "config.json").exists():
+            raise  # otherwise another process has written the same trial's at the same time
     return folder
 
 

@@ -44,6 +44,14 @@ def dialogues(batch: Batch) -> Dialogues:
 class NoContext(Context):
     """Every utterance by itself; the identity.
 
+    Equation:
+        out_i = z_i
+
+    Shapes: `[B, D] -> [B, D]`.
+    When to choose: single utterances; the baseline of every context.
+    Cost: none.
+    Source: none is needed.
+
     >>> from mer.batch import Sequence
     >>> batch = Batch({"text": Sequence(torch.ones(2, 1, 3), torch.ones(2, 1, dtype=torch.bool))})
     >>> NoContext(3)(torch.ones(2, 3), batch)
@@ -56,14 +64,25 @@ class NoContext(Context):
 
 
 class BiLstmContext(Context):
-    """A bidirectional LSTM over the utterances of each dialogue (bc-LSTM, Poria et al. 2017).
+    """A bidirectional LSTM over the utterances of each dialogue.
 
-        h = BiLSTM(z_1, ..., z_N)        out_i = drop(h_i)        residual: out_i = LN(z_i + W drop(h_i))
+    Equation:
+        h = BiLSTM(z_1, ..., z_N)
+        residual: true     out_i = LN(z_i + W drop(h_i))
+        residual: false    out_i = drop(h_i)
 
-    `[B, D] -> [B, D]` with the residual (the default: context then adds to what the utterance says itself),
-    `[B, 2 * hidden]` without, as published. Dialogues do not see each other. It reads the future of the dialogue: it
-    is for recorded conversations. Choose it before any graph: a few parameters, and the strongest simple baseline on
-    conversations. Cost: sequential in the longest dialogue of the batch.
+    Dialogues do not see each other. It reads the future of the dialogue: it is for recorded conversations.
+
+    Shapes: `[B, D] -> [B, D]` with the residual, `[B, 2 hidden]` without, as published.
+    When to choose: before any graph; a few parameters, and the strongest simple baseline on conversations.
+    Cost: sequential in the longest dialogue of the batch.
+    Source: bc-LSTM, Poria et al. 2017 (ACL P17-1081).
+
+    Args:
+        hidden: width of the LSTM per direction.
+        layers: layers of the LSTM.
+        dropout: on its states.
+        residual: context adds to what the utterance says itself.
 
     >>> from mer.batch import Sequence
     >>> index = torch.tensor([0, 0, 1])
@@ -85,8 +104,9 @@ class BiLstmContext(Context):
         self.out_dim = dim if residual else 2 * hidden
 
     def forward(self, pooled: Tensor, batch: Batch) -> Tensor:
-        dialogue, place = padded_places(dialogues(batch).index)
-        rows, length = int(dialogue[-1]) + 1, int(place.max()) + 1
+        found = dialogues(batch)
+        dialogue, place = padded_places(found.index)
+        rows, length = found.extent or (int(dialogue[-1]) + 1, int(place.max()) + 1)
         values = pooled.new_zeros(rows, length, pooled.shape[1]).index_put((dialogue, place), pooled)
         mask = torch.zeros(rows, length, dtype=torch.bool, device=pooled.device)
         mask = mask.index_put((dialogue, place), torch.ones((), dtype=torch.bool, device=pooled.device))

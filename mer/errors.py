@@ -56,6 +56,10 @@ def _rebuild(
     return kind(problem, where=where, expected=expected, nearest=nearest, hint=hint)
 
 
+class UnfitMachine(UserError):
+    """This machine cannot train now, whatever the trial: its disk is full, its corpus is another one."""
+
+
 class UserErrors(UserError):
     """Several mistakes found in one pass, shown one a line."""
 

@@ -34,7 +34,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a level's source says of it: keyword-only parameters and the class attributes `requires` and `unbundled`."""
+    """What a level's source says of it: keyword-only parameters, and class attributes that are literals."""
 
     target: str
     file: Path
@@ -42,6 +42,8 @@ class Declaration:
     requires: frozenset[str]
     unbundled: str = ""
     """Why its trials cannot be trained together in one step (`mer.bundle`); empty: they can."""
+    one_frame: bool = False
+    """Of an encoder: does it give one frame for each utterance, whatever the corpus?"""
 
 
 def target(table: Table, name: str, kind: str, where: str | None = None) -> str:
@@ -71,17 +73,19 @@ def declaration(target: str) -> Declaration:
     parameters: Mapping[str, Parameter] | None = None
     requires: frozenset[str] | None = None
     unbundled: str | None = None
+    one_frame: bool | None = None
     pending = [attr]
-    while pending and (parameters is None or requires is None or unbundled is None):
+    while pending and None in (parameters, requires, unbundled, one_frame):
         name = pending.pop(0)
         node = classes.get(name)
         if node is None:
-            inherited = _imported(tree, name)
+            inherited = imported_name(tree, name)
             if inherited is not None:
                 base = declaration(inherited)
                 parameters = base.parameters if parameters is None else parameters
                 requires = base.requires if requires is None else requires
                 unbundled = base.unbundled if unbundled is None else unbundled
+                one_frame = base.one_frame if one_frame is None else one_frame
             continue
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef) and statement.name == "__init__" and parameters is None:
@@ -90,8 +94,10 @@ def declaration(target: str) -> Declaration:
                 requires = _requires(statement)
             elif unbundled is None and _assigned_name(statement) == "unbundled":
                 unbundled = str(ast.literal_eval(statement.value))  # type: ignore[attr-defined]
+            elif one_frame is None and _assigned_name(statement) == "one_frame":
+                one_frame = bool(ast.literal_eval(statement.value))  # type: ignore[attr-defined]
         pending += [base.id for base in node.bases if isinstance(base, ast.Name)]
-    return Declaration(target, file, parameters or {}, requires or frozenset(), unbundled or "")
+    return Declaration(target, file, parameters or {}, requires or frozenset(), unbundled or "", bool(one_frame))
 
 
 def check_parameters(target: str, given: Mapping[str, Any], kind: str, where: str | None = None) -> None:
@@ -111,7 +117,7 @@ def load(target: str) -> Any:
     return getattr(importlib.import_module(module), attr)
 
 
-def _imported(tree: ast.Module, name: str) -> str | None:
+def imported_name(tree: ast.Module, name: str) -> str | None:
     """The `module:attr` that a name imported from this project's packages or a plug-in's stands for."""
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:

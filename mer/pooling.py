@@ -35,10 +35,18 @@ class Pooling(nn.Module):
 
 
 class Cls(Pooling):
-    """The first real frame of each utterance: `z = x_{min{t: mask_t}}`.
+    """The first real frame of each utterance.
 
-    For fused sequences that start with text this is the text's `[CLS]` (MER-VN); where the text is absent it is the
-    first frame of what is there. Costs nothing.
+    For fused sequences that start with text this is the text's `[CLS]`; where the text is absent it is the first frame
+    of what is there.
+
+    Equation:
+        z = x_t  at  t = min {t : mask_t}
+
+    Shapes: `[B, T, D] -> [B, D]`.
+    When to choose: behind encoders whose first frame was trained to summarise (PhoBERT and its kind).
+    Cost: none.
+    Source: BERT's `[CLS]`, Devlin et al. 2019, arXiv 1810.04805; MER-VN's `cls`.
 
     >>> x = Sequence(torch.tensor([[[5.0], [1.0], [2.0]]]), torch.tensor([[False, True, True]]))
     >>> Cls(1)(x)
@@ -50,7 +58,15 @@ class Cls(Pooling):
 
 
 class Mean(Pooling):
-    """The mean over real frames: `z = sum_t mask_t x_t / sum_t mask_t`. The default; costs nothing.
+    """The mean over real frames.
+
+    Equation:
+        z = sum_t mask_t x_t / sum_t mask_t
+
+    Shapes: `[B, T, D] -> [B, D]`.
+    When to choose: the default; the safe one on small corpora.
+    Cost: none.
+    Source: common; MER-VN's `mean`.
 
     >>> x = Sequence(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     >>> Mean(1)(x)
@@ -62,7 +78,15 @@ class Mean(Pooling):
 
 
 class Max(Pooling):
-    """The largest value of each dimension over real frames. For cues that are brief and strong; costs nothing.
+    """The largest value of each dimension over real frames.
+
+    Equation:
+        z_d = max over t with mask_t of x_td
+
+    Shapes: `[B, T, D] -> [B, D]`.
+    When to choose: cues that are brief and strong; it picks single frames, noise among them.
+    Cost: none.
+    Source: common; MER-VN's `max`.
 
     >>> x = Sequence(torch.tensor([[[-1.0], [-3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     >>> Max(1)(x)
@@ -74,7 +98,15 @@ class Max(Pooling):
 
 
 class Min(Pooling):
-    """The smallest value of each dimension over real frames; the mirror image of `max`, kept as MER-VN's ablation.
+    """The smallest value of each dimension over real frames; the mirror image of `max`.
+
+    Equation:
+        z_d = min over t with mask_t of x_td
+
+    Shapes: `[B, T, D] -> [B, D]`.
+    When to choose: as an ablation. Behind a layer whose signs are free it can say nothing that `max` cannot.
+    Cost: none.
+    Source: MER-VN's `min`.
 
     >>> x = Sequence(torch.tensor([[[-1.0], [-3.0], [-9.0]]]), torch.tensor([[True, True, False]]))
     >>> Min(1)(x)
@@ -86,11 +118,23 @@ class Min(Pooling):
 
 
 class Attn(Pooling):
-    """Attention pooling with learned queries (MER-VN; the self-attentive pooling of Lin et al. 2017).
+    """Attention pooling with learned queries: a convex mixture of frames.
 
-    `s_h = (K x) q_h`, `w_h = softmax_t(s_h)` over real frames, `z = mean_h sum_t w_ht x_t`: a convex mixture of frames,
-    so that D stays D for any number of queries `heads`. Scores are divided by sqrt(D), and queries start small, so that
-    training starts near the mean. Costs D^2 + heads * D parameters and one linear map per frame.
+    Equation:
+        s_ht = (K x_t) . q_h / sqrt(D)
+        w_h  = softmax over t with mask_t of s_ht
+        z    = mean_h sum_t w_ht x_t
+
+    Queries start small, so that training starts near the mean.
+
+    Shapes: `[B, T, D] -> [B, D]` for any number of queries.
+    When to choose: where to look differs by utterance, and there are data to learn it from.
+    Cost: D^2 + heads D parameters, one linear map per frame.
+    Source: Lin et al. 2017, "A structured self-attentive sentence embedding", arXiv 1703.03130; MER-VN's `attn`.
+
+    Args:
+        heads: number of queries, averaged.
+        dropout: on the weights.
 
     >>> pool, x = Attn(2, heads=3), Sequence(torch.ones(1, 4, 2), torch.tensor([[True, True, False, False]]))
     >>> pool(x)

@@ -23,7 +23,7 @@ class LevelConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
-    name: str
+    name: str = Field(description="a level of this project's tables, or `module:Class` of one outside")
 
     @property
     def params(self) -> dict[str, Any]:
@@ -35,46 +35,67 @@ def _from_name(value: Any) -> Any:
 
 
 class EncoderConfig(LevelConfig):
-    """An encoder for one modality.
+    """An encoder for one modality; every further key is a parameter of that encoder."""
 
-    weights  pretrained (hub or local path) | tiny (random, same architecture; demo and tests) | scratch;
-             null: pretrained where the level has released weights, scratch where it has none (fourier2vec, words)
-    train    frozen (runs once, through the feature store) | last_k | gradual | full;
-             null: frozen with weights, full from scratch
-    """
-
-    weights: Literal["pretrained", "tiny", "scratch"] | None = None
-    checkpoint: str | None = None
-    revision: str | None = None
-    train: Literal["frozen", "last_k", "gradual", "full"] | None = None
-    last_k: int = Field(default=2, ge=1)
+    weights: Literal["pretrained", "tiny", "scratch"] | None = Field(
+        default=None,
+        description="pretrained: from the hub or a folder; tiny: random, the same architecture made small, for demo "
+        "and tests; scratch: random, and trained; null: pretrained where weights are released, scratch where not",
+    )
+    checkpoint: str | None = Field(
+        default=None, description="a model of the hub or a local folder, in place of the default"
+    )
+    revision: str | None = Field(default=None, description="a commit of the hub's model, in place of the pinned one")
+    train: Literal["frozen", "last_k", "gradual", "full"] | None = Field(
+        default=None,
+        description="frozen: runs once, through the feature store; last_k: its last layers learn; gradual: one more "
+        "layer at a time; full: everything learns; null: frozen with weights, full from scratch",
+    )
+    last_k: int = Field(default=2, ge=1, description="layers that learn with `train: last_k`")
 
 
 Named = Annotated[LevelConfig, BeforeValidator(_from_name)]
 NamedEncoder = Annotated[EncoderConfig, BeforeValidator(_from_name)]
 
 
+Outside = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+"""`module:attr` of something outside this project."""
+
+
 class Projection(_Strict):
-    dim: int = Field(default=128, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Every modality on its way to the fusion: drop(LN(W x + b)), to a common width."""
+
+    dim: int = Field(default=128, ge=1, description="the common width D")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the projected values that is dropped")
 
 
 class Classifier(_Strict):
-    hidden: tuple[int, ...] = Field(default=(64,), strict=False)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    activation: Literal["relu", "gelu", "tanh"] = "relu"
+    """The head: an MLP from the pooled vector to one logit per class."""
+
+    hidden: tuple[int, ...] = Field(default=(64,), strict=False, description="widths of its hidden layers; []: linear")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="after every hidden layer")
+    activation: Literal["relu", "gelu", "tanh"] = Field(default="relu", description="after every hidden layer")
 
 
 class Loss(_Strict):
-    name: Literal["cross_entropy", "focal"] = "cross_entropy"
-    gamma: float = Field(default=2.0, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = "none"
+    """`mer.losses` says what each is; `module:attr` names one from outside."""
+
+    name: Literal["cross_entropy", "focal"] | Outside = Field(
+        default="cross_entropy", description="a loss, or `module:Class` of one outside"
+    )
+    gamma: float = Field(default=2.0, ge=0, description="focal: how fast the weight of what is easy falls")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: inverse to the class's share of the training rows"
+    )
+    options: dict[str, float | int | bool | str] = Field(default={}, description="of a loss from outside")
 
 
 class Sampler(_Strict):
-    name: str = "plain"
-    batch_size: int = Field(default=32, ge=1)
+    """Which utterances form the batches of an epoch."""
+
+    name: str = Field(default="plain", description="a sampler, or `module:Class` of one outside")
+    batch_size: int = Field(default=32, ge=1, description="utterances; with whole dialogues, about so many")
     alpha: float = Field(default=0.03, ge=0, description="seconds that one word counts for in the mixed length")
     bucket: int = Field(default=8, ge=1, description="batches per bucket that is sorted by length")
     class_power: float = Field(default=1.0, ge=0, le=1, description="0: no class balancing, 1: full")
@@ -87,11 +108,12 @@ class MissingConfig(_Strict):
     `mer.data.missing` says what each does; `module:attr` names one from outside.
     """
 
-    protocol: (
-        Literal["none", "random", "pattern", "sample", "per_modality", "file"]
-        | Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-    ) = "none"
-    rate: float = Field(default=0.0, ge=0, le=1)
+    protocol: Literal["none", "random", "pattern", "sample", "per_modality", "file"] | Outside = Field(
+        default="none", description="how modalities go missing, or `module:function` of a protocol outside"
+    )
+    rate: float = Field(
+        default=0.0, ge=0, le=1, description="random: share of all modalities; sample: share of utterances"
+    )
     available: tuple[str, ...] | None = Field(default=None, strict=False, description="pattern: what is kept")
     rates: dict[str, float] | None = Field(default=None, description="per_modality: a rate each")
     file: str | None = Field(default=None, description="file: frozen masks (.json), or an array of others (.npy)")
@@ -104,65 +126,76 @@ class MissingConfig(_Strict):
 class Missing(_Strict):
     """Train-time and validation-time missing are separate; `valid: null` means as in training."""
 
-    train: MissingConfig = MissingConfig()
-    valid: MissingConfig | None = None
+    train: MissingConfig = Field(default=MissingConfig(), description="fresh masks in every epoch")
+    valid: MissingConfig | None = Field(default=None, description="frozen masks; null: the protocol of training")
 
 
 class Optimizer(_Strict):
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    """How a step is made of gradients."""
+
+    name: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="sgd has a momentum of 0.9")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=1e-2, ge=0, description="not of biases and norms")
     encoder_lr: float | None = Field(default=None, gt=0, description="trained encoders; null: as lr")
     head_lr: float | None = Field(default=None, gt=0, description="classifier; null: as lr")
-    grad_clip: float = Field(default=1.0, ge=0, description="0: none")
-    accumulate: int = Field(default=1, ge=1)
+    grad_clip: float = Field(default=1.0, ge=0, description="largest norm of all gradients together; 0: none")
+    accumulate: int = Field(default=1, ge=1, description="batches per step")
 
 
 class Schedule(_Strict):
-    name: Literal["constant", "cosine", "plateau"] = "cosine"
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of all steps")
-    factor: float = Field(default=0.5, gt=0, lt=1)
-    patience: int = Field(default=3, ge=0)
+    """The learning rate over time, a function of training progress."""
+
+    name: Literal["constant", "cosine", "plateau"] = Field(
+        default="cosine", description="cosine falls to 0; plateau falls where validation stops improving"
+    )
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
+    factor: float = Field(default=0.5, gt=0, lt=1, description="plateau: what the rate is multiplied by")
+    patience: int = Field(default=3, ge=0, description="plateau: epochs without progress before it falls")
 
 
 Metric = Literal["wa", "ua", "weighted_f1", "macro_f1"]
 
 
 class Training(_Strict):
-    epochs: int = Field(default=20, ge=1)
-    patience: int | None = Field(default=None, ge=1, description="early stopping, in epochs")
-    metric: Metric = "ua"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """How long, on what, and which epoch is kept."""
+
+    epochs: int = Field(default=20, ge=1, description="the full budget")
+    patience: int | None = Field(
+        default=None, ge=1, description="early stopping: epochs without a better validation score; null: never"
+    )
+    metric: Metric = Field(default="ua", description="the validation metric that picks the best epoch")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="of the model; losses are fp32")
     threads: int = Field(default=1, ge=1, description="CPU threads; they change the last bits, so they are recipe")
 
 
 class Bundle(_Strict):
     """Where a trial stands in a bundle: several trials trained in one step round differently from one alone.
 
-    layout  digest of everything that the members' last bits depend on: who they are, in which order, and when each
-            may be stopped
+    Written by a plan, not by hand.
     """
 
-    layout: str
-    size: int = Field(ge=2)
-    index: int = Field(ge=0)
+    layout: str = Field(
+        description="digest of all that its members' last bits depend on: who they are, their order, when each may end"
+    )
+    size: int = Field(ge=2, description="how many trials are trained together")
+    index: int = Field(ge=0, description="which of them this is")
 
 
 class Recipe(_Strict):
     """Everything that can change a number, and nothing that cannot."""
 
     encoders: dict[str, NamedEncoder] = Field(min_length=1, description="modality to encoder")
-    projection: Projection = Projection()
-    fusion: Named = LevelConfig(name="concat")
-    pooling: Named = LevelConfig(name="mean")
-    context: Named = LevelConfig(name="none")
-    classifier: Classifier = Classifier()
-    loss: Loss = Loss()
-    sampler: Sampler = Sampler()
-    missing: Missing = Missing()
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    training: Training = Training()
+    projection: Projection = Field(default=Projection(), description="each modality to the common width")
+    fusion: Named = Field(default=LevelConfig(name="concat"), description="one sequence from several")
+    pooling: Named = Field(default=LevelConfig(name="mean"), description="one vector from the fused sequence")
+    context: Named = Field(default=LevelConfig(name="none"), description="a pass over the utterances of a dialogue")
+    classifier: Classifier = Field(default=Classifier(), description="logits from the vector")
+    loss: Loss = Field(default=Loss(), description="what is minimised")
+    sampler: Sampler = Field(default=Sampler(), description="which utterances form a batch")
+    missing: Missing = Field(default=Missing(), description="modalities taken away in training and validation")
+    optimizer: Optimizer = Field(default=Optimizer(), description="how a step is made of gradients")
+    schedule: Schedule = Field(default=Schedule(), description="the learning rate over time")
+    training: Training = Field(default=Training(), description="how long, and which epoch is kept")
     replica: int = Field(default=0, ge=0, description="cells that are meant to be the same differ by this alone")
     bundle: Bundle | None = Field(default=None, description="set by the plan, never by a space: see `bundle:` there")
 

@@ -93,9 +93,8 @@ class Trainer:
             load(data.info, data.train, self.model),
             load(data.info, data.valid, self.model),
         )
-        rows = np.arange(len(self.train))
         for name, encoder in self.model.encoder_table().items():
-            encoder.fit(self.train.arrays[name], rows)
+            self.train.fit(name, encoder)
         self.model.to(self.device)
         self.generator = torch.Generator(self.device)
         set_generator(self.model, self.generator)
@@ -226,6 +225,9 @@ class Trainer:
         available = self.train_available(number)
         batches = self.sampler.batches(number)
         groups = self.recipe.optimizer.accumulate
+        # The labels of an epoch are sent at once: nothing in the loop waits for the device.
+        rows_of_epoch = torch.from_numpy(np.concatenate(batches)).to(self.device)
+        labels_of = iter(torch.split(self.train.labels[rows_of_epoch], [len(rows) for rows in batches]))
         losses: list[Tensor] = []
         loading = 0.0
         for first in range(0, len(batches), groups):
@@ -236,9 +238,8 @@ class Trainer:
             for rows in members:
                 before = time.perf_counter()
                 batch = self.train.batch(rows, available, dialogues=self.dialogues)
-                labels = self.train.labels[torch.from_numpy(rows).to(self.device)]
                 loading += time.perf_counter() - before
-                loss = self._loss(batch, labels)
+                loss = self._loss(batch, next(labels_of))
                 # Accumulated batches weigh by their size, so that splitting a batch does not change the step.
                 torch.autograd.backward(self.scaler.scale(loss * (len(rows) / size)))
                 losses.append(loss.detach())

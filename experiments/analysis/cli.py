@@ -9,10 +9,12 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "analyze", help="what the trained models of a run do: confusion, failures, separability"
+        "analyze",
+        help="what the trained models of a run do: confusion, failures, separability",
+        description="Training curves, confusion matrices, failure cases, separability plots, and the models.",
     )
-    parser.add_argument("run", type=Path, help="a space's folder of results: results/fusion_pipeline")
-    parser.add_argument("--out", type=Path, help="where to write (default: the run's folder)")
+    parser.add_argument("run", type=Path, metavar="DIR", help="folder of a run, such as results/fusion_pipeline")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the run's folder)")
     parser.add_argument("--data", metavar="FOLDER|demo", help="the corpus, where it is not where the run found it")
     parser.add_argument("--corpus", metavar="NAME", help="which corpus, where the run has several")
     parser.add_argument("--no-transcripts", action="store_true", help="keep licensed text out of what is written")

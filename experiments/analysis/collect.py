@@ -112,7 +112,8 @@ def _one_corpus(described: Mapping[str, Any], asked: str | None) -> str:
 
 def _open_corpus(described: Mapping[str, Any], name: str, data: str | None) -> Corpus:
     """The corpus the run was made on, checked by its fingerprint."""
-    from mer.data.corpus import find_corpus, load_corpus
+    from mer.data.corpus import load_corpus
+    from mer.data.places import find_corpus
 
     declared = described["document"].get("corpora", [name])
     places = [data] if data else [declared] if isinstance(declared, str) else [str(place) for place in declared]
@@ -191,11 +192,11 @@ def _view(
 ) -> SplitView:
     """The model on a split under the complete condition."""
     from mer.data.loading import prepare_split
-    from mer.data.store import FeatureStore
+    from mer.data.store.shared import open_features
     from mer.evaluation import predict
     from mer.model import needs_dialogues
 
-    data = prepare_split(info, utterances, checkpoint.model.encoder_table(), FeatureStore())
+    data = prepare_split(info, utterances, checkpoint.model.encoder_table(), open_features())
     everything = np.ones((len(data), len(data.modalities)), dtype=bool)
     found = predict(
         checkpoint.model, data, everything, dialogues=needs_dialogues(checkpoint.recipe), details=True

@@ -13,6 +13,7 @@ from experiments.analysis.calibration import calibration
 from experiments.analysis.collect import collect, study_scores
 from experiments.analysis.separability import Separation, project, sample, separation
 from experiments.analysis.variant import FloatArray, Variant, part_name
+from mer.files import make_folder, write
 
 PROJECTIONS = ("tsne", "pca", "umap")
 
@@ -105,7 +106,8 @@ def _separability(variants: list[Variant], folder: Path, say: Callable[[str], No
                     found[part] = points, numbers
                 picture = figures.embedding(variant, part, {method: points}, numbers)
                 figures.save(picture, folder / f"{variant.name}_{part}_{method}.png")
-            say(f"{variant.name}, {part}: {numbers or 'too few utterances for numbers'}")
+            what = part if part == representation else f"{representation} ({part})"
+            say(f"separability of {variant.name}, {what}: {numbers or 'too few utterances for numbers'}")
         if found:
             sheet.append((variant, found))
     if sheet:
@@ -133,7 +135,5 @@ def _comparisons(variants: list[Variant], valid: Scores, test: Scores, out: Path
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"_{path.name}")
-    staging.write_text(text, "utf-8")
-    staging.replace(path)
+    make_folder(path.parent)
+    write(path, text.encode())

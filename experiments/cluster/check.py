@@ -162,19 +162,18 @@ def stopped_nodes(config: Config) -> Iterator[Finding]:
 
 
 def open_ssh(config: Config) -> Iterator[Finding]:
+    """Ray 2.60 adds SSH from 0.0.0.0/0 to every security group that it makes, also to one with rules of one's own."""
     provider = config["provider"]
-    if provider.get("type") != "aws":
+    if provider.get("type") != "aws" or provider.get("use_internal_ips"):
         return
-    group = provider.get("security_group")
-    if group is None and not provider.get("use_internal_ips"):
-        yield Finding(
-            "ssh",
-            True,
-            "no security_group: Ray's default opens SSH to the world",
-            "provider: {security_group: {GroupName: ..., IpPermissions: [your address]}} or use_internal_ips: true",
-        )
-    elif group and "0.0.0.0/0" in str(group):
-        yield Finding("ssh", True, "SSH is open to the world (0.0.0.0/0)", "name your own address")
+    for name, node in (config.get("available_node_types") or {}).items():
+        if "SecurityGroupIds" not in (node.get("node_config") or {}):
+            yield Finding(
+                "ssh",
+                True,
+                f"{name}: Ray opens SSH to the world in every security group that it makes, whatever the file says",
+                "node_config: {SecurityGroupIds: [a group that you have made]} (docs/clusters.md), or use_internal_ips",
+            )
 
 
 def idle_and_sync(config: Config) -> Iterator[Finding]:
@@ -224,7 +223,7 @@ def hidden_package(config: Config) -> Iterator[Finding]:
 
 def placeholders(config: Config) -> Iterator[Finding]:
     text = str(config)
-    for mark in ("203.0.113.", "ami-0123456789abcdef0", "CHANGE"):
+    for mark in ("ami-0123456789abcdef0", "sg-0123456789abcdef0", "CHANGE"):
         if mark in text:
             yield Finding("placeholder", False, f"{mark} is a placeholder", "put your own value")
 

@@ -1,8 +1,8 @@
 """What the protocol is told (facts) and what it answers (actions). Plain frozen data.
 
-How an executor uses them: it starts what `Start` and `Confirm` name, reports a `Fact` whenever a trial has reached its
-`until` or has ended, and asks again. Before it computes anything it looks a slot up in the ledger and reports what it
-finds there in the same way: that is all there is to resuming.
+How an executor uses them: it starts what `Start` and `Confirm` name, reports a `Fact` of each slot of the unit when
+the unit has reached its `until` or a slot has ended, and asks again. Before it computes anything it looks slots up in
+the ledger and reports what it finds there in the same way: that is all there is to resuming.
 """
 
 from __future__ import annotations
@@ -33,19 +33,41 @@ Facts = Mapping[Slot, Fact]
 
 
 @dataclass(frozen=True)
-class Start:
-    """Train a draw until `until` epochs are done (or from a resume state, if there is one). Takes a worker."""
+class Unit:
+    """Slots that are trained together, from the same epoch to the same epoch: nearly always one, or a bundle.
 
-    slot: Slot
-    params: Mapping[str, Scalar]
+    params  the hyperparameters of each
+    judges  draws outside of the unit by which its draws are judged, and theirs: with the slots' own they determine
+            who goes on after a rung, and with it every last bit of a bundle
+    """
+
+    slots: tuple[Slot, ...]
+    params: tuple[Mapping[str, Scalar], ...]
+    judges: tuple[tuple[Slot, Mapping[str, Scalar]], ...] = ()
+
+    @property
+    def slot(self) -> Slot:
+        """The first, which stands for all where one is named."""
+        return self.slots[0]
+
+    @property
+    def is_bundle(self) -> bool:
+        return len(self.slots) > 1
+
+
+@dataclass(frozen=True)
+class Start:
+    """Train a unit of draws until `until` epochs are done (or from a resume state, if there is one). Takes a worker."""
+
+    unit: Unit
     until: int
 
 
 @dataclass(frozen=True)
 class Continue:
-    """Train on until `until`. A slot that was paused takes a free worker; one just reported keeps its own."""
+    """Train on until `until`. A unit that was paused takes a free worker; one just reported keeps its own."""
 
-    slot: Slot
+    unit: Unit
     until: int
 
 
@@ -53,7 +75,7 @@ class Continue:
 class Pause:
     """Save the state and free the worker: lower-numbered draws are not known at this rung yet."""
 
-    slot: Slot
+    unit: Unit
     rung: int
 
 
@@ -104,10 +126,9 @@ class Select:
 
 @dataclass(frozen=True)
 class Confirm:
-    """Train the winner's hyperparameters at the full budget, unpruned, and score it on test. Takes a worker."""
+    """Train winners' hyperparameters at the full budget, unpruned, and score them on test. Takes a worker."""
 
-    slot: Slot
-    params: Mapping[str, Scalar]
+    unit: Unit
     until: int
 
 

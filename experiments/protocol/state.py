@@ -1,24 +1,37 @@
 """What to run next: facts folded into a state, one observation at a time, so that a decision costs O(log slots).
 
-`State` holds nothing that is not a function of the plan and of what it was told. `next_actions` is the same thing in
-one pure call. Work is handed out in planned order: whatever stands first in the plan and can be run now.
+`State` holds nothing that is not a function of the plan and of what it was told; `experiments.protocol.replay` is the
+same thing in one pure call. Work is handed out in planned order: whatever stands first in the plan and can be run now.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum, auto
 
-from experiments.protocol.actions import Action, Confirm, Continue, Decision, Fact, Facts, Pause, Select, Start, Stop
-from experiments.protocol.asha import Race, finite
+from experiments.protocol.actions import (
+    Action,
+    Confirm,
+    Continue,
+    Decision,
+    Fact,
+    Pause,
+    Select,
+    Start,
+    Stop,
+    Unit,
+)
+from experiments.protocol.asha import Draw, Race
 from experiments.slots import Scalar, Slot, Stage, Status
 from experiments.space.plan import Group, Plan
 from experiments.space.sampling import Told, known_before
+from experiments.space.units import units
 
 
 class Phase(Enum):
-    """Where a slot stands between protocol and executor."""
+    """Where a unit of slots stands between protocol and executor."""
 
     BLOCKED = auto()  # its hyperparameters are not known yet
     READY = auto()  # can be run as soon as a worker is free
@@ -28,6 +41,18 @@ class Phase(Enum):
     DONE = auto()
 
 
+@dataclass
+class _Unit:
+    """A unit as it goes: `slots` as planned; `made` once it is known which of them are run, and with what."""
+
+    number: int
+    slots: tuple[Slot, ...]
+    phase: Phase = Phase.BLOCKED
+    made: Unit | None = None
+    until: int = 0
+    begun: bool = False
+
+
 class State:
     """The protocol of one plan: `observe` facts, ask for `next_actions`."""
 
@@ -35,22 +60,24 @@ class State:
         self.plan = plan
         self.order: list[Slot] = list(plan.slots())
         self._index = {slot: index for index, slot in enumerate(self.order)}
-        self._phase: dict[Slot, Phase] = dict.fromkeys(self.order, Phase.BLOCKED)
+        planned = sorted(units(plan), key=lambda found: self._index[found[0]])
+        self._units = [_Unit(number, found) for number, found in enumerate(planned)]
+        self._unit_of = {slot: unit for unit in self._units for slot in unit.slots}
         self._params: dict[Slot, Mapping[str, Scalar]] = {}
         self._status: dict[Slot, Status] = {}
         self._early: dict[Slot, Fact] = {}
-        self._begun: set[Slot] = set()
         self._heap: list[int] = []
-        self._held: set[Slot] = set()
+        self._held: set[int] = set()
         self._outbox: list[Action] = []
         self._decisions: list[Decision] = []
         self._written: dict[Slot, int] = {}
         self._races: dict[Group, Race] = {}
         self._selected: dict[Group, Select] = {}
         self._confirms: dict[Group, list[Slot]] = {}
-        self._left = len(self.order)
         for slot in self.order:
             self._enter(slot)
+        for unit in self._units:
+            self._open(unit)
 
     # ---- telling -----------------------------------------------------------------------------------------------
 
@@ -58,31 +85,32 @@ class State:
         """Take in a fact: progress, an ending, or what a ledger knows. Repeating one changes nothing, and a fact about
         other hyperparameters than the slot's is none."""
         slot = fact.slot
-        phase = self._phase.get(slot)
-        if phase is None or phase is Phase.DONE:
+        unit = self._unit_of.get(slot)
+        if unit is None or slot in self._status:
             return
-        params = self._params.get(slot)
-        if params is None:  # told before its hyperparameters are known: kept until they are
+        if unit.phase is Phase.BLOCKED:  # told before its hyperparameters are known: kept until they are
             self._early[slot] = fact
             return
-        if fact.params and dict(fact.params) != dict(params):
+        if fact.params and dict(fact.params) != dict(self._params[slot]):
             return
         if slot.stage is Stage.CONFIRM:
             if fact.status is not None:
                 self._end(slot, fact.status)
+                self._settle(unit)
             return
         group = self.plan.group(slot)
         race = self._races[group]
-        if fact.status is not None:
-            self._set(slot, Phase.PAUSED)
-        elif phase is Phase.RUNNING and len(finite(fact.curve)) >= self.until(slot):
-            self._set(slot, Phase.HELD)
-        elif phase is Phase.READY and fact.curve and slot not in self._begun:
-            self._begun.add(slot)
-            self._set(slot, Phase.PAUSED)
         decided = race.report(slot.draw, fact.curve, fact.status)
-        for number in {*decided, slot.draw}:
-            self._settle(race, number)
+        touched = {self._unit_of[race.draws[number].slot].number for number in decided}
+        for number in decided:
+            self._note(race, number)
+        if fact.status is None and fact.curve and unit.phase is Phase.READY:
+            unit.begun = True
+        elif fact.status is Status.PRUNED and unit.phase in (Phase.RUNNING, Phase.HELD) and slot not in self._status:
+            self._held.discard(unit.number)
+            unit.phase = Phase.PAUSED  # a record that goes no further, of a draw that shall
+        for number in sorted({*touched, unit.number}):
+            self._settle(self._units[number])
         if decided:
             if race.finished:
                 self._select(group, race)
@@ -90,21 +118,20 @@ class State:
                 self._open_batches(race)
 
     def lost(self, slot: Slot) -> None:
-        """The worker of a running slot is gone: it goes back to those that can be started."""
-        if self._phase[slot] in (Phase.RUNNING, Phase.HELD):
-            self._begun.discard(slot)
-            self._set(slot, Phase.PAUSED)
-            if slot.stage is Stage.CONFIRM:
-                self._ready(slot)
-            else:
-                group = self.plan.group(slot)
-                self._settle(self._races[group], slot.draw)
+        """The worker of a slot's unit is gone: the unit goes back to those that can be started."""
+        unit = self._unit_of[slot]
+        if unit.phase in (Phase.RUNNING, Phase.HELD):
+            unit.begun = False
+            self._held.discard(unit.number)
+            unit.phase = Phase.PAUSED
+            self._settle(unit)
 
     def assume_running(self, slot: Slot) -> None:
-        """A worker trains this slot at this moment, towards `until(slot)`."""
-        if self._phase.get(slot) not in (None, Phase.DONE):
-            self._begun.add(slot)
-            self._set(slot, Phase.RUNNING)
+        """A worker trains this slot's unit at this moment, towards `until(slot)`."""
+        unit = self._unit_of.get(slot)
+        if unit is not None and unit.phase not in (Phase.BLOCKED, Phase.DONE):
+            self._held.discard(unit.number)
+            self._run(unit)
 
     # ---- asking ------------------------------------------------------------------------------------------------
 
@@ -115,38 +142,41 @@ class State:
         """
         actions = sorted(self._outbox, key=lambda action: (isinstance(action, Select), self._place(action)))
         self._outbox = []
-        for slot in sorted(self._held, key=self._index.__getitem__):
-            self._held.discard(slot)
-            race = self._races[self.plan.group(slot)]
-            if self._goes_on(race, slot.draw):
-                self._phase[slot] = Phase.RUNNING
-                actions.append(Continue(slot, self.until(slot)))
+        for number in sorted(self._held):
+            unit = self._units[number]
+            assert unit.made is not None
+            self._held.discard(number)
+            if self._goes_on(unit):
+                self._run(unit)
+                actions.append(Continue(unit.made, unit.until))
             else:
-                self._phase[slot] = Phase.PAUSED
-                actions.append(Pause(slot, race.rungs[race.draws[slot.draw].passed]))
+                unit.phase = Phase.PAUSED
+                actions.append(Pause(unit.made, self._target(unit)))
         while free > 0 and self._heap:
-            slot = self.order[heapq.heappop(self._heap)]
-            if self._phase[slot] is not Phase.READY:
+            unit = self._units[heapq.heappop(self._heap)]
+            if unit.phase is not Phase.READY:
                 continue
             free -= 1
-            self._phase[slot] = Phase.RUNNING
-            actions.append(self._work(slot))
-            self._begun.add(slot)
+            actions.append(self._work(unit))
         return actions
 
     @property
     def finished(self) -> bool:
         """Has every slot ended?"""
-        return self._left == 0
+        return self.left == 0
+
+    @property
+    def left(self) -> int:
+        """Slots that have not ended."""
+        return len(self.order) - len(self._status)
 
     def until(self, slot: Slot) -> int:
         """The epoch after which a slot reports: its next rung, or its full budget."""
-        epochs = self.plan.epochs(self.plan.cell_of(slot))
         if slot.stage is Stage.CONFIRM:
-            return epochs
+            return self.plan.epochs(self.plan.cell_of(slot))
         race = self._races[self.plan.group(slot)]
         passed = race.draws[slot.draw].passed
-        return race.rungs[passed] if passed < len(race.rungs) else epochs
+        return race.rungs[passed] if passed < len(race.rungs) else self.plan.epochs(self.plan.cell_of(slot))
 
     def status(self, slot: Slot) -> Status:
         """How a slot ended; `missing` while it has not."""
@@ -155,6 +185,21 @@ class State:
     def params(self, slot: Slot) -> Mapping[str, Scalar] | None:
         """A slot's hyperparameters, or None while they are not known (a confirm slot's before its draws)."""
         return self._params.get(slot)
+
+    def unit(self, slot: Slot) -> Unit | None:
+        """What a slot is run with; None while that is not known, or where it is not run at all."""
+        made = self._unit_of[slot].made
+        return made if made is not None and slot in made.slots else None
+
+    def ended_units(self) -> Iterator[Unit]:
+        """The units of which every slot has ended."""
+        return (unit.made for unit in self._units if unit.made is not None and not self._live(unit))
+
+    def pruned_at(self, slot: Slot) -> int | None:
+        """The epoch at which a draw was pruned; None if it was not."""
+        if self.status(slot) is not Status.PRUNED:
+            return None
+        return self._races[self.plan.group(slot)].draws[slot.draw].judged[-1].rung
 
     def selected(self, group: Group) -> Select | None:
         return self._selected.get(group)
@@ -174,8 +219,8 @@ class State:
                 yield self._selected[group]
 
     def pending(self) -> Iterator[Slot]:
-        """Slots whose hyperparameters are known and which have not ended, in order: what a ledger can be asked for."""
-        return (slot for slot in self.order if slot in self._params and self._phase[slot] is not Phase.DONE)
+        """Slots whose trial is known and which have not ended, in order: what a ledger can be asked for."""
+        return (slot for slot in self.order if slot not in self._status and self._unit_of[slot].made is not None)
 
     # ---- inside ------------------------------------------------------------------------------------------------
 
@@ -194,43 +239,101 @@ class State:
                 self._races[group] = Race(draws, exempt, plan.rungs(cell), plan.tuning.eta, sign)
             if known_before(plan.tuning, slot.draw) == 0:
                 self._params[slot] = plan.params(slot)
-                self._ready(slot)
         elif plan.draws(group):
             self._confirms.setdefault(group, []).append(slot)
         else:
             self._params[slot] = plan.params(slot)
-            self._ready(slot)
+
+    def _open(self, unit: _Unit) -> None:
+        """A unit can be run once the hyperparameters of all its slots are known, but for those that are skipped."""
+        if unit.phase is not Phase.BLOCKED:
+            return
+        slots = tuple(slot for slot in unit.slots if slot not in self._status)
+        if not slots:
+            unit.phase = Phase.DONE
+        elif all(slot in self._params for slot in slots):
+            unit.made = Unit(slots, tuple(self._params[slot] for slot in slots), self._judges(slots))
+            unit.phase = Phase.PAUSED
+            self._settle(unit)
+            for slot in slots:
+                if slot in self._early:
+                    self.observe(self._early.pop(slot))
+
+    def _judges(self, slots: tuple[Slot, ...]) -> tuple[tuple[Slot, Mapping[str, Scalar]], ...]:
+        """Draws of other units that decide how far those of a bundle go."""
+        if len(slots) == 1 or slots[0].stage is Stage.CONFIRM:
+            return ()
+        found: dict[Slot, Mapping[str, Scalar]] = {}
+        for slot in slots:
+            race = self._races[self.plan.group(slot)]
+            if race.rungs:
+                found |= {draw.slot: self._params[draw.slot] for draw in race.draws[: slot.draw]}
+        return tuple((slot, found[slot]) for slot in sorted(found) if slot not in slots)
 
     def _place(self, action: Action) -> int:
-        return self._index[action.winner if isinstance(action, Select) else action.slot]
+        if isinstance(action, Select):
+            return self._index[action.winner]
+        return self._index[action.slot if isinstance(action, Stop) else action.unit.slot]
 
-    def _ready(self, slot: Slot) -> None:
-        self._phase[slot] = Phase.READY
-        heapq.heappush(self._heap, self._index[slot])
+    def _ready(self, unit: _Unit) -> None:
+        unit.phase = Phase.READY
+        heapq.heappush(self._heap, unit.number)
 
-    def _set(self, slot: Slot, phase: Phase) -> None:
-        self._phase[slot] = phase
-        if phase is Phase.HELD:
-            self._held.add(slot)
-        else:
-            self._held.discard(slot)
+    def _run(self, unit: _Unit) -> None:
+        unit.phase, unit.begun, unit.until = Phase.RUNNING, True, self._target(unit)
 
     def _end(self, slot: Slot, status: Status) -> None:
-        self._held.discard(slot)
-        self._phase[slot] = Phase.DONE
         self._status[slot] = status
-        self._left -= 1
 
-    def _goes_on(self, race: Race, number: int) -> bool:
-        """Has everything up to where this draw's curve ends been decided in its favour?"""
-        draw = race.draws[number]
-        return draw.passed == len(race.rungs) or len(draw.curve) < race.rungs[draw.passed]
+    def _live(self, unit: _Unit) -> list[Slot]:
+        return [slot for slot in unit.slots if slot not in self._status]
 
-    def _settle(self, race: Race, number: int) -> None:
-        """Bring a draw's phase in line with what its race has decided."""
+    def _draw(self, slot: Slot) -> Draw:
+        return self._races[self.plan.group(slot)].draws[slot.draw]
+
+    def _training(self, unit: _Unit) -> list[Slot]:
+        """The slots of a unit that could be trained on: draws that have ended may still wait to be judged."""
+        live = self._live(unit)
+        return live if live[0].stage is Stage.CONFIRM else [slot for slot in live if self._draw(slot).reported is None]
+
+    def _target(self, unit: _Unit) -> int:
+        """The next epoch at which something is decided about one of a unit's slots."""
+        return min(self.until(slot) for slot in self._training(unit))
+
+    def _reached(self, slot: Slot, epoch: int) -> bool:
+        return slot.stage is Stage.TUNE and len(self._draw(slot).curve) >= epoch
+
+    def _goes_on(self, unit: _Unit) -> bool:
+        """Is there something to train before the next decision? Its slots go from one decision to the next together."""
+        training = self._training(unit)
+        return bool(training) and not all(self._reached(slot, self._target(unit)) for slot in training)
+
+    def _settle(self, unit: _Unit) -> None:
+        """Bring a unit's phase in line with what is known of its slots."""
+        if unit.phase in (Phase.BLOCKED, Phase.DONE):
+            return
+        if not self._live(unit):
+            unit.phase = Phase.DONE
+            self._held.discard(unit.number)
+        elif unit.phase is Phase.RUNNING:
+            training = self._training(unit)
+            if not training:
+                unit.phase = Phase.PAUSED
+            elif all(self._reached(slot, unit.until) for slot in training):
+                unit.phase = Phase.HELD
+                self._held.add(unit.number)
+        elif unit.phase in (Phase.PAUSED, Phase.READY):
+            goes_on = self._goes_on(unit)
+            if goes_on and unit.phase is Phase.PAUSED:
+                self._ready(unit)
+            elif not goes_on:
+                unit.phase = Phase.PAUSED
+
+    def _note(self, race: Race, number: int) -> None:
+        """Hand on what a race has decided about one of its draws."""
         draw = race.draws[number]
         slot = draw.slot
-        if self._phase[slot] is Phase.DONE:
+        if slot in self._status:
             return
         self._decisions += draw.judged[self._written.get(slot, 0) :]
         self._written[slot] = len(draw.judged)
@@ -240,8 +343,6 @@ class State:
                 last = draw.judged[-1]
                 reason = f"pruned at epoch {last.rung}: {last.value:.6g} against {last.cutoff:.6g}"
                 self._outbox.append(Stop(slot, Status.PRUNED, reason, last.rung, last.value, last.cutoff, last.against))
-        elif self._phase[slot] is Phase.PAUSED and self._goes_on(race, number):
-            self._ready(slot)
 
     def _open_batches(self, race: Race) -> None:
         """An adaptive sampler proposes a batch once every draw before it has ended."""
@@ -270,6 +371,7 @@ class State:
                 self._end(slot, Status.SKIPPED)
                 reason = f"no draw of {group} completed, so there is nothing to confirm"
                 self._outbox.append(Stop(slot, Status.SKIPPED, reason))
+                self._open(self._unit_of[slot])
             return
         among = tuple(number for number, draw in enumerate(race.draws) if draw.final is Status.COMPLETE)
         slot = race.draws[winner].slot
@@ -282,48 +384,12 @@ class State:
 
     def _settle_params(self, slot: Slot, params: Mapping[str, Scalar]) -> None:
         self._params[slot] = params
-        self._ready(slot)
-        if slot in self._early:
-            self.observe(self._early.pop(slot))
+        self._open(self._unit_of[slot])
 
-    def _work(self, slot: Slot) -> Action:
-        if slot.stage is Stage.CONFIRM:
-            return Confirm(slot, self._params[slot], self.until(slot))
-        if slot in self._begun:
-            return Continue(slot, self.until(slot))
-        return Start(slot, self._params[slot], self.until(slot))
-
-
-def next_actions(plan: Plan, facts: Facts, free_slots: int, running: Collection[Slot] = ()) -> list[Action]:
-    """What to do now, from nothing but the plan and the facts. `running`: slots that train at this moment.
-
-    An executor that asks often keeps a `State` instead, which answers the same without starting over.
-    """
-    state = replay(plan, facts.values())
-    for slot in running:
-        state.assume_running(slot)
-    return state.next_actions(free_slots)
-
-
-def replay(plan: Plan, facts: Iterable[Fact]) -> State:
-    """A state that has been told these facts, in whatever order they come."""
-    state = State(plan)
-    for fact in facts:
-        state.observe(fact)
-    return state
-
-
-def replay_ledger(plan: Plan, look_up: Callable[[Slot, Mapping[str, Scalar]], Fact | None]) -> State:
-    """A state that has been told all that a ledger knows: asks it for each slot once its hyperparameters are known."""
-    state, asked = State(plan), set[Slot]()
-    while True:
-        batch = [slot for slot in state.pending() if slot not in asked]
-        if not batch:
-            return state
-        for slot in batch:
-            asked.add(slot)
-            params = state.params(slot)
-            assert params is not None
-            fact = look_up(slot, params)
-            if fact is not None:
-                state.observe(fact)
+    def _work(self, unit: _Unit) -> Action:
+        begun, made = unit.begun, unit.made
+        assert made is not None
+        self._run(unit)
+        if made.slot.stage is Stage.CONFIRM:
+            return Confirm(made, unit.until)
+        return Continue(made, unit.until) if begun else Start(made, unit.until)

@@ -23,6 +23,7 @@ from experiments.reporting.run import Run, load_run
 from experiments.reporting.tables.latex import to_latex
 from experiments.reporting.tables.plain import to_csv, to_markdown
 from mer.errors import UserError
+from mer.files import make_folder, share
 
 FOLDER = "report"
 
@@ -72,9 +73,9 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     staging = target.with_name(f"_{target.name}-{uuid.uuid4().hex[:8]}")
     try:
         for name, content in files.items():
-            path = staging / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = make_folder((staging / name).parent) / name.rpartition("/")[2]
             path.write_bytes(content)
+            share(path)
         _replace(staging, target)
     except OSError as error:
         raise UserError(f"the report cannot be written: {error.strerror or error}", where=str(target)) from None

@@ -13,7 +13,7 @@ def add_parser(subparsers: Any) -> None:
     report = subparsers.add_parser(
         "report",
         help="tables, figures and one HTML page from a run",
-        description="Make the report of a run from its tables.",
+        description="Make the report of a run from its tables. The same tables give the same bytes.",
     )
     report.add_argument("run", metavar="DIR", help="folder of a run, such as results/quickstart")
     report.add_argument("--out", metavar="DIR", help="where to put it (default: DIR/report)")
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     place = bring.add_mutually_exclusive_group(required=True)
     place.add_argument("--run", metavar="DIR", help="folder of the run")
     place.add_argument("--space", metavar="NAME", help="name of the run's space, under --results")
-    bring.add_argument("--results", default="results", metavar="DIR", help="where runs are (default: results)")
+    bring.add_argument("--results", default="results", metavar="DIR", help="where runs are (default: %(default)s)")
     bring.add_argument("--corpus", metavar="NAME", help="which corpus, where the run has several")
     bring.set_defaults(func=run_import)
 

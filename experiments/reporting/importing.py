@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mer.errors import UserError, nearest
+from mer.files import make_folder, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,10 +164,11 @@ def import_predictions(run: Run, file: Path, name: str, corpus: str | None = Non
             )
     rows["corpus"] = corpus
     folder = run.folder / FOLDER
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     target = folder / f"{corpus}-{name}.parquet"
     staging = folder / f"_{uuid.uuid4().hex}"
     rows.assign(name=name).to_parquet(staging, index=False)
+    share(staging)
     os.replace(staging, target)
     return target
 

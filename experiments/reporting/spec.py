@@ -20,6 +20,12 @@ METRIC_NAMES = {
     "weighted_f1": "weighted F1",
     "macro_f1": "macro F1",
 }
+METRIC_MEANINGS = {
+    "wa": "WA: accuracy",
+    "ua": "UA: recall averaged over classes",
+    "weighted_f1": "weighted F1: F1 averaged over classes by their size",
+    "macro_f1": "macro F1: F1 averaged over classes, each alike",
+}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from experiments.results.identity import chain
-from experiments.results.store import Store
 from mer.errors import UserError
+from mer.storage import Store
 
 FOLDER = "ledger/_code"
 

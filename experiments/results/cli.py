@@ -7,6 +7,10 @@ import json
 import sys
 from typing import Any
 
+from mer.commandline import add_json
+
+RESULTS = "results folder, or s3://bucket/folder (default: %(default)s)"
+
 
 def add_parser(subparsers: Any) -> None:
     status = subparsers.add_parser(
@@ -14,8 +18,14 @@ def add_parser(subparsers: Any) -> None:
         help="what has been done and what is missing, from any machine",
         description="Reads the ledger and a run's tables; a run may be going on meanwhile, here or elsewhere.",
     )
-    status.add_argument("folder", nargs="?", default="results", help="a run (results/fusion_vn) or a results folder")
-    status.add_argument("--json", action="store_true", help="machine-readable")
+    status.add_argument(
+        "folder",
+        nargs="?",
+        default="results",
+        metavar="DIR",
+        help="a run (results/fusion_vn) or a results folder (default: %(default)s)",
+    )
+    add_json(status)
     status.set_defaults(func=run_status)
 
     gc = subparsers.add_parser(
@@ -23,9 +33,9 @@ def add_parser(subparsers: Any) -> None:
         help="show and remove trials that no run refers to any more",
         description="A trial is referred to by the trials.parquet of a run below the results folder.",
     )
-    gc.add_argument("results", nargs="?", default="results", help="results folder or address")
-    gc.add_argument("--yes", action="store_true", help="remove them, with their checkpoints; without it: show")
-    gc.add_argument("--json", action="store_true", help="machine-readable")
+    gc.add_argument("results", nargs="?", default="results", metavar="DIR", help=RESULTS)
+    gc.add_argument("--yes", action="store_true", help="remove them, with their models; without it they are only shown")
+    add_json(gc)
     gc.set_defaults(func=run_gc)
 
     compact = subparsers.add_parser(
@@ -33,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
         help="merge a ledger's small files",
         description="Safe at any moment, also while runs write: a file is removed only when all it holds is elsewhere.",
     )
-    compact.add_argument("results", nargs="?", default="results", help="results folder or address")
+    compact.add_argument("results", nargs="?", default="results", metavar="DIR", help=RESULTS)
     compact.set_defaults(func=run_compact)
 
 

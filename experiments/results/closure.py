@@ -80,25 +80,28 @@ def _literal(source: Path, changed: int, name: str) -> dict[str, str]:
 def find_source(module: str) -> Path | None:
     """The file of a module. Only the top-level package is looked up by Python; below it, paths do."""
     top, *rest = module.split(".")
-    base = _top_level(top)
-    if base is None or (rest and base.name != "__init__.py"):
-        return None
+    source, folders = _top_level(top)
     if not rest:
-        return base
-    folder = base.parent.joinpath(*rest)
-    for candidate in (folder / "__init__.py", folder.with_name(f"{folder.name}.py")):
-        if candidate.is_file():
-            return candidate
+        return source
+    for base in folders:
+        folder = base.joinpath(*rest)
+        for candidate in (folder / "__init__.py", folder.with_name(f"{folder.name}.py")):
+            if candidate.is_file():
+                return candidate
     return None
 
 
 @functools.lru_cache(maxsize=64)
-def _top_level(name: str) -> Path | None:
+def _top_level(name: str) -> tuple[Path | None, tuple[Path, ...]]:
+    """The file of a top-level module or package, if it has one, and the folders of a package, with or without one."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+        return None, ()
+    if spec is None:
+        return None, ()
+    source = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    return source, tuple(map(Path, spec.submodule_search_locations or ()))
 
 
 @functools.lru_cache(maxsize=4096)

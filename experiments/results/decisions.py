@@ -3,25 +3,33 @@
     ledger/_decisions/<space>/<unique>.parquet
 
 A decision is a function of the plan and of the trials' curves, so that a run that is resumed makes the same ones again;
-reading keeps one of each.
+reading keeps one of each. They are written together, about once a second, and merged when there are many files: one
+file for each would cost the driver more than anything else that it does for a trial.
 """
 
 from __future__ import annotations
 
 import io
+import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.results.faults import visit
 from experiments.results.records import encode
 from experiments.results.schema import DECISIONS
-from experiments.results.store import Store
+from mer.faults import visit
+from mer.storage import Store
 
 FOLDER = "ledger/_decisions"
+
+EVERY_S = 1.0
+"""How long decisions may wait for others to be written with. The record of a pruned trial has its own in it."""
+
+MANY = 64
+"""Files that may lie about before they are merged."""
 
 
 class DecisionRow(NamedTuple):
@@ -53,13 +61,49 @@ def append_decisions(store: Store, rows: Sequence[DecisionRow], space: str) -> N
     visit("decision.after")
 
 
+class DecisionLog:
+    """The decisions of a run, on their way to the store."""
+
+    def __init__(self, store: Store, space: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.store, self.space, self.clock = store, space, clock
+        self._rows: list[DecisionRow] = []
+        self._written = clock()
+
+    def add(self, rows: Iterable[DecisionRow]) -> None:
+        self._rows += rows
+        if self._rows and self.clock() - self._written >= EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._rows:
+            append_decisions(self.store, self._rows, self.space)
+        self._rows, self._written = [], self.clock()
+
+    def compact(self) -> None:
+        """Keep the number of files bounded. What is merged is removed once the merged file is there."""
+        self.flush()
+        names = [f"{FOLDER}/{self.space}/{entry.name}" for entry in self.store.list(f"{FOLDER}/{self.space}")]
+        if len(names) <= MANY:
+            return
+        parts = {name: rows for name in names if (rows := _read(self.store, name)) is not None}
+        append_decisions(self.store, [row for rows in parts.values() for row in rows], self.space)
+        for name in parts:
+            self.store.remove(name)
+
+
 def read_decisions(store: Store, space: str) -> list[DecisionRow]:
     """Every decision on record for a space, by any plan of that name; damaged files are passed over."""
     rows: set[DecisionRow] = set()
     for entry in store.list(f"{FOLDER}/{space}"):
-        try:
-            table = pq.read_table(io.BytesIO(store.read(f"{FOLDER}/{space}/{entry.name}")), schema=DECISIONS)
-        except (OSError, pa.ArrowException):
-            continue
-        rows.update(DecisionRow(**row) for row in table.to_pylist())
+        rows.update(_read(store, f"{FOLDER}/{space}/{entry.name}") or ())
     return sorted(rows, key=lambda row: tuple((item is not None, item) for item in row))
+
+
+def _read(store: Store, name: str) -> list[DecisionRow] | None:
+    """The decisions in a file; None if it is damaged, or gone."""
+    try:
+        table = pq.read_table(io.BytesIO(store.read(name)), schema=DECISIONS)
+    except (OSError, pa.ArrowException):
+        return None
+    return [DecisionRow(**row) for row in table.to_pylist()]

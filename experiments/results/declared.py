@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from experiments.results.faults import visit
 from experiments.results.identity import canonical, digest
-from experiments.results.store import Store
 from experiments.slots import Slot, Stage
+from mer.faults import visit
+from mer.storage import Store
 
 if TYPE_CHECKING:
     from experiments.space.plan import Contrast, Plan

@@ -6,10 +6,12 @@ import io
 from collections import Counter
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from experiments.results.ledger import Ledger
-from experiments.results.store import open_store
+from experiments.slots import Status
+from mer.storage import open_store
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,23 @@ def find_garbage(results: str) -> Garbage:
     ledger = Ledger(results)
     store = ledger.store
     used: set[str] = set()
+    open_bundles: set[str] = set()
     runs = []
     for name in store.folders(""):
         try:
-            table = pq.read_table(io.BytesIO(store.read(f"{name}/trials.parquet")), columns=["trial"])
+            table = pq.read_table(io.BytesIO(store.read(f"{name}/trials.parquet")))
         except (FileNotFoundError, NotADirectoryError):
             continue
         runs.append(name)
         used.update(trial for trial in table["trial"].to_pylist() if trial)
+        if "bundle" in table.column_names:
+            left = table.filter(pc.equal(table["status"], Status.MISSING.value))
+            open_bundles.update(f"bundle-{layout}" for layout in left["bundle"].to_pylist() if layout)
     snapshot = ledger.refresh()
     unused = frozenset(snapshot.rows) - used
     checkpoints = tuple(name for name in store.folders("checkpoints") if name not in used)
-    states = tuple(e.name for e in store.list("_state") if e.name not in used or e.name in snapshot)
+    needed = (used - set(snapshot.rows)) | open_bundles
+    states = tuple(e.name for e in store.list("_state") if e.name not in needed)
     size = sum(e.size for name in checkpoints for e in store.list(f"checkpoints/{name}"))
     size += sum(e.size for e in store.list("_state") if e.name in states)
     described: Counter[str] = Counter()

@@ -27,6 +27,9 @@ VERSION = 1
 TRAINER = ("mer.training", "mer.evaluation")
 """The modules whose closure every trial runs, whatever its levels."""
 
+BUNDLE = ("mer.bundle.trainer",)
+"""And those that a trial of a bundle runs besides."""
+
 TABLES = {"fusion": "mer.fusion", "pooling": "mer.pooling", "context": "mer.context"}
 """Recipe field to the module that holds its table of levels; encoders have one each, from `mer.encoders`."""
 
@@ -92,7 +95,8 @@ def level_names(recipe: Recipe) -> tuple[tuple[str, str], ...]:
     """The levels that a recipe names, each with the module that holds its table (none: only `module:attr` counts)."""
     named = [("mer.encoders", encoder.name) for encoder in recipe.encoders.values()]
     named += [(TABLES[kind], getattr(recipe, kind).name) for kind in TABLES]
-    named += [("", recipe.sampler.name), ("", recipe.loss.name), ("", recipe.missing.train.protocol)]
+    named += [("", recipe.sampler.name), ("", recipe.loss.name)]
+    named += [("", config.protocol) for config in (recipe.missing.train, recipe.missing.valid) if config is not None]
     return tuple(named)
 
 
@@ -113,7 +117,8 @@ def recipe_code(recipe: Recipe) -> str:
     """The code digest of a recipe: its levels' source and the trainer's, with all that they import of this project."""
     targets = level_targets(recipe)
     plugins = {target.partition(".")[0].partition(":")[0] for target in targets}
-    return code_digest((*TRAINER, *(target.partition(":")[0] for target in targets)), frozenset({"mer", *plugins}))
+    trainer = TRAINER if recipe.bundle is None else (*TRAINER, *BUNDLE)
+    return code_digest((*trainer, *(target.partition(":")[0] for target in targets)), frozenset({"mer", *plugins}))
 
 
 class Identifier:
@@ -124,17 +129,16 @@ class Identifier:
 
     def __init__(self, equal_code: Mapping[str, str] | None = None) -> None:
         self._equal = dict(equal_code or {})
-        self._codes: dict[tuple[tuple[str, str], ...], str] = {}
+        self._codes: dict[tuple[bool, tuple[tuple[str, str], ...]], str] = {}
 
     def key(self, recipe: Recipe, *, data: str, corpus: str, study: int, fold: int, stage: str, root: int) -> TrialKey:
         return TrialKey(digest(recipe_text(recipe)), self.code(recipe), data, corpus, study, fold, str(stage), root)
 
     def code(self, recipe: Recipe) -> str:
-        levels = level_names(recipe)
-        if levels not in self._codes:
-            found = recipe_code(recipe)
-            self._codes[levels] = resolve_equal(found, self._equal)
-        return self._codes[levels]
+        names = (recipe.bundle is not None, level_names(recipe))
+        if names not in self._codes:
+            self._codes[names] = resolve_equal(recipe_code(recipe), self._equal)
+        return self._codes[names]
 
 
 def resolve_equal(code: str, equal: Mapping[str, str]) -> str:

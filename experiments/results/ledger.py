@@ -1,6 +1,7 @@
 """The ledger: the append-only record of finished attempts, and the only truth about what has been done.
 
-    ledger/<trial>-<attempt>-<unique>.<checksum>.parquet    one attempt, written by the worker that made it
+    ledger/<trial>-<attempt>-<unique>.<checksum>.parquet    one attempt, or those of trials that ended together, written
+                                                            by the worker that made them; named by the first
     ledger/compact-<unique>.<checksum>.<footer>.parquet     many attempts in one file; replaces their parts
     ledger/_decisions/  _code/  _corrupt/                   prunings and selections; accepted code; damaged parts
 
@@ -26,12 +27,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from experiments.results.faults import visit
 from experiments.results.records import TrialRecord, checksum, decode, encode, record_table
-from experiments.results.schema import TRIAL_PART
+from experiments.results.schema import TRIAL_PART, NewerSchema, check_version
 from experiments.results.snapshot import Snapshot
-from experiments.results.store import Store, StoreUnreachable, open_store
 from mer.errors import UserError
+from mer.faults import visit
+from mer.storage import Store, StoreUnreachable, open_store
 
 FOLDER = "ledger"
 LIGHT = tuple(name for name in TRIAL_PART.names if name != "predictions")
@@ -61,12 +62,13 @@ class Ledger:
 
     # ---- writing ---------------------------------------------------------------------------------------------
 
-    def append(self, record: TrialRecord) -> None:
-        """Commit an attempt. It is durable when this returns, and was not there in any form before its rename."""
-        data = encode(record_table([record]))
+    def append(self, *records: TrialRecord) -> None:
+        """Commit attempts: all of them or none. They are durable when this returns, and were not there in any form
+        before the rename."""
+        data, first = encode(record_table(records)), records[0]
         visit("ledger.before")
         unique = uuid.uuid4().hex[:8]
-        self.store.put(f"{FOLDER}/{record.trial}-{record.attempt:03d}-{unique}.{checksum(data)}.parquet", data)
+        self.store.put(f"{FOLDER}/{first.trial}-{first.attempt:03d}-{unique}.{checksum(data)}.parquet", data)
         visit("ledger.after")
 
     # ---- reading ---------------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ class Ledger:
                 data = file.read()
         except FileNotFoundError:
             return None
-        except StoreUnreachable:
+        except (StoreUnreachable, NewerSchema):
             raise
         except UserError:
             self._quarantine(name)
@@ -154,6 +156,8 @@ class Ledger:
         try:
             _check_whole(data, name)
             return decode(data, name, LIGHT)
+        except NewerSchema:
+            raise
         except UserError:
             self._quarantine(name)
             return None
@@ -168,6 +172,7 @@ class Ledger:
                     yield decode(data, name)
                     return
                 with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+                    check_version(parquet.schema_arrow, name)
                     for group in range(parquet.num_row_groups):
                         if wanted is not None:
                             trials = parquet.read_row_group(group, ["trial"])["trial"]
@@ -176,7 +181,7 @@ class Ledger:
                         yield _complete(parquet.read_row_group(group), TRIAL_PART.names)
         except FileNotFoundError:
             return
-        except StoreUnreachable:
+        except (StoreUnreachable, NewerSchema):
             raise
         except (UserError, OSError, pa.ArrowException):
             self._quarantine(name)
@@ -206,11 +211,12 @@ class Ledger:
     # ---- compaction ------------------------------------------------------------------------------------------
 
     def loose(self) -> int:
-        """How many parts hold a single attempt."""
+        """How many parts have not been compacted."""
         return sum(not name.startswith("compact-") for name in self._list())
 
     def compact(self, *, everything: bool = False) -> int:
         """Merge loose parts into one (`everything`: compacted ones too). Returns the number of files removed."""
+        self.refresh()  # how many attempts each part holds
         names = [name for name in self._list() if everything or not name.startswith("compact-")]
         removed = 0
         for batch in _batches(names, self._rows, TARGET):
@@ -234,8 +240,6 @@ class Ledger:
         return removed
 
     def _rows(self, name: str) -> int:
-        if not name.startswith("compact-"):
-            return 1
         known = self._parts.get(name)
         return len(known) if known is not None else sum(len(group) for group in self._groups(name))
 
@@ -319,6 +323,7 @@ def _check_footer(file: Any, name: str) -> None:
 def _light(file: Any, name: str) -> pa.Table:
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            check_version(parquet.schema_arrow, name)
             known = parquet.schema_arrow.names
             return _complete(parquet.read([column for column in LIGHT if column in known]), LIGHT)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from experiments.results.identity import VERSION as IDENTITY
 from experiments.results.identity import TrialKey
-from experiments.results.schema import TRIAL_PART
+from experiments.results.schema import TRIAL_PART, check_version
 from experiments.slots import Status
 from mer.errors import UserError
 
@@ -203,6 +203,7 @@ def decode(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.
     try:
         with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
             known = file.schema_arrow
+            check_version(known, where)
             wanted = [name for name in columns or TRIAL_PART.names if name in TRIAL_PART.names]
             table = file.read([name for name in wanted if name in known.names])
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:

@@ -26,9 +26,29 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 
 from experiments.slots import Scalar
+from mer.errors import UserError
 
-VERSION = 1
-"""Version of the schemas, in every file's metadata under `mer.schema`."""
+VERSION = 2
+"""Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`."""
+
+
+class NewerSchema(UserError):
+    """A file of a version of this project that is newer than this one. It is not damaged, and is left alone."""
+
+
+def check_version(schema: pa.Schema, where: str) -> None:
+    """Refuse a file whose schema has columns that this version does not know: reading would lose them.
+
+    Older files are read: what they lack is null. A file without a version is of another maker.
+    """
+    found = int((schema.metadata or {}).get(b"mer.schema", b"0"))
+    if found > VERSION:
+        raise NewerSchema(
+            f"written by a newer version of mer (schema {found}, this one reads up to {VERSION})",
+            where=where,
+            hint="Update mer here: pip install --upgrade, or git pull and make setup.",
+        )
+
 
 METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
 """The metrics that every trial reports, in the order of their columns."""
@@ -58,6 +78,8 @@ MEASURES = [
     pa.field("rung", pa.int32()),  # pruned: the epoch it was judged at,
     pa.field("rung_value", pa.float64()),  # what it had reached there,
     pa.field("cutoff", pa.float64()),  # and what it needed
+    pa.field("bundle", pa.string()),  # the layout of the bundle that it was trained in; null: alone, or not known yet
+    pa.field("bundle_size", pa.int32()),  # how many trials were trained in one step; costs are each one's share
 ]
 
 COST = [
@@ -194,8 +216,6 @@ def trials_schema(factors: Mapping[str, pa.DataType], hyperparameters: Mapping[s
     own = [*factors, *hyperparameters]
     clash = sorted((set(own) & FIXED) | {name for name in own if own.count(name) > 1})
     if clash:
-        from mer.errors import UserError
-
         raise UserError(
             f"the column name {clash[0]!r} is taken",
             expected="factors and hyperparameters named unlike each other and unlike the fixed columns",

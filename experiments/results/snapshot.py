@@ -53,7 +53,7 @@ def effective_rows(table: pa.Table) -> dict[str, int]:
         if status is Status.PRUNED:
             key = (rank, -(epochs[row] or 0), attempt, time)
         elif rank == 3:
-            key = (rank, -attempt, -time, 0)
+            key = (rank, -attempt, -time, int(status is Status.OOM))
         else:
             key = (rank, attempt, time, 0)
         known = best.get(trial)

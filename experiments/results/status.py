@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from experiments.results.ledger import FOLDER, Ledger
-from experiments.results.store import Store, open_store
 from experiments.slots import Status
 from mer.errors import UserError
+from mer.storage import Store, open_store
 
 Table = dict[str, list[Any]]
 

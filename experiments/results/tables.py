@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from experiments.results.decisions import DecisionRow, decision_table
 from experiments.results.declared import is_second_look, read_history, space_document, space_yaml
-from experiments.results.faults import visit
 from experiments.results.ledger import Ledger
 from experiments.results.records import encode
 from experiments.results.schema import (
@@ -37,9 +36,10 @@ from experiments.results.schema import (
     trials_schema,
 )
 from experiments.results.snapshot import Snapshot
-from experiments.results.store import Store, open_store
 from experiments.slots import Scalar, Slot, Stage, Status
 from experiments.space.plan import Plan
+from mer.faults import visit
+from mer.storage import Store, open_store
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Verdict:
     rung: int | None = None
     rung_value: float | None = None
     cutoff: float | None = None
+    bundle: str | None = None
+    bundle_size: int | None = None
 
 
 def write_tables(
@@ -144,6 +146,8 @@ def trials_table(
             "rung": verdict.rung,
             "rung_value": verdict.rung_value,
             "cutoff": verdict.cutoff,
+            "bundle": verdict.bundle,
+            "bundle_size": verdict.bundle_size,
         }
         levels = cells[slot.corpus, slot.cell].levels
         values |= {name: as_type(levels.get(name), kind) for name, kind in factors.items()}

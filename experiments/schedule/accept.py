@@ -15,8 +15,9 @@ from typing import Any
 from experiments.results import accepted, identity
 from experiments.results.identity import TrialKey, resolve_equal
 from experiments.results.ledger import Ledger
+from experiments.results.records import EpochRow
 from experiments.results.schema import COMPLETE
-from experiments.schedule.work import MakeWork, Spec
+from experiments.schedule.work import MakeWork, Spec, Work
 from experiments.slots import Slot, Stage, Status
 from experiments.space.plan import Condition, CorpusRef
 from mer.errors import UserError, unknown
@@ -56,10 +57,18 @@ def accept(
     ledger: Ledger, change: Change, corpora: Sequence[CorpusRef], make_work: MakeWork, sample: int = 3
 ) -> list[str]:
     """Prove a change on a sample of its trials and record it. Returns the trials that proved it; raises otherwise."""
-    chosen = sorted(change.trials, key=lambda trial: derive("accept", trial))[: max(1, sample)]
-    rows = {row["trial"]: row for table in ledger.predictions(chosen) for row in table.to_pylist()}
+    order = sorted(change.trials, key=lambda trial: derive("accept", trial))
+    bundles = _bundles(ledger)
+    chosen = [trial for trial in order if bundles.get(trial, (trial,))][: max(1, sample)]
+    if not chosen:
+        raise UserError(
+            "none of these trials can be trained again: of each one's bundle some members are not on record",
+            hint="Run the space that made them to its end first.",
+        )
+    wanted = {other for trial in chosen for other in bundles.get(trial, (trial,))}
+    rows = {row["trial"]: row for table in ledger.predictions(wanted) for row in table.to_pylist()}
     for trial in chosen:
-        difference = compare(rows[trial], corpora, make_work)
+        difference = compare(trial, [rows[other] for other in bundles.get(trial, (trial,))], corpora, make_work)
         if difference is not None:
             raise UserError(
                 f"the code is not equal: trial {trial} ({rows[trial]['cell']}) came out otherwise: {difference}",
@@ -67,6 +76,23 @@ def accept(
             )
     accepted.write(ledger.store, change.old, change.new, dict.fromkeys(chosen, "curve, scores and predictions"))
     return chosen
+
+
+def _bundles(ledger: Ledger) -> dict[str, tuple[str, ...]]:
+    """Trial of a bundle to all its members in their order; () where they are not all on record."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    sizes: dict[tuple[str, str], int] = {}
+    for row in ledger.refresh().effective.select(["trial", "recipe", "code"]).to_pylist():
+        bundle = json.loads(row["recipe"]).get("bundle")
+        if bundle is not None:
+            key = (bundle["layout"], row["code"])
+            found.setdefault(key, {})[bundle["index"]] = row["trial"]
+            sizes[key] = bundle["size"]
+    return {
+        trial: tuple(members[number] for number in sorted(members)) if len(members) == sizes[key] else ()
+        for key, members in found.items()
+        for trial in members.values()
+    }
 
 
 def find_change(ledger: Ledger, old: str, new: str) -> Change:
@@ -78,19 +104,20 @@ def find_change(ledger: Ledger, old: str, new: str) -> Change:
     raise unknown("pair of code digests", f"{old} {new}", pairs)
 
 
-def compare(row: Row, corpora: Sequence[CorpusRef], make_work: MakeWork) -> str | None:
-    """Train a recorded trial again; what differs, or None."""
-    spec = _spec(row, corpora)
-    work = make_work(spec)
+def compare(trial: str, rows: Sequence[Row], corpora: Sequence[CorpusRef], make_work: MakeWork) -> str | None:
+    """Train a recorded trial again, with the rest of its bundle if it has one; what differs, or None."""
+    specs = tuple(_spec(row, corpora) for row in rows)
+    number = next(index for index, row in enumerate(rows) if row["trial"] == trial)
+    row, work = rows[number], make_work(specs)
     try:
-        curve = [(r.epoch, r.split, r.metric, r.value) for r in work.run_to(spec.epochs)]
         recorded = [(r["epoch"], r["split"], r["metric"], r["value"]) for r in row["curve"]]
+        curve = [(r.epoch, r.split, r.metric, r.value) for r in _trained(work, rows)[number]]
         for mine, theirs in zip(curve, recorded, strict=False):
             if mine != theirs:
                 return f"epoch {theirs[0]}, {theirs[1]} {theirs[2]}: {theirs[3]!r} on record, {mine[3]!r} now"
         if len(curve) != len(recorded):
             return f"{len(recorded)} numbers on record, {len(curve)} now"
-        finished = work.finish()
+        finished = work.finish(number)
         scores = [(s.condition, s.metric, s.value) for s in finished.scores]
         if scores != [(s["condition"], s["metric"], s["value"]) for s in _complete(row["scores"])]:
             return "test scores differ"
@@ -100,6 +127,19 @@ def compare(row: Row, corpora: Sequence[CorpusRef], make_work: MakeWork) -> str 
         return None
     finally:
         work.close()
+
+
+def _trained(work: Work, rows: Sequence[Row]) -> list[list[EpochRow]]:
+    """Each member's epochs; those that were pruned leave the bundle where they left it then."""
+    found: list[list[EpochRow]] = [[] for _ in rows]
+    while not all(work.ended):
+        for number, epoch in enumerate(work.epoch()):
+            if epoch is not None:
+                found[number] += epoch.rows
+        for number, row in enumerate(rows):
+            if row["status"] == Status.PRUNED.value and work.epochs_done >= row["rung"]:
+                work.stop(number)
+    return found
 
 
 def _complete(rows: list[Row] | None) -> list[Row]:
@@ -122,7 +162,8 @@ def _spec(row: Row, corpora: Sequence[CorpusRef]) -> Spec:
         row["recipe_digest"], row["code"], row["data"], row["corpus"], row["study"], row["fold"], row["stage"],
         row["root"], row["identity"],
     )  # fmt: skip
-    slot = Slot(row["corpus"], row["cell"] or "", row["study"], row["fold"], Stage(row["stage"]), row["draw"] or -1)
+    draw = -1 if row["draw"] is None else row["draw"]
+    slot = Slot(row["corpus"], row["cell"] or "", row["study"], row["fold"], Stage(row["stage"]), draw)
     return Spec(
         key=key,
         recipe=row["recipe"],

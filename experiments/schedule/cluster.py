@@ -8,6 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +31,42 @@ SETTINGS = {
 """Tune's own logs, tables, snapshots and handlers are off: there is one record of what happened, the ledger."""
 
 
-def connect(address: str | None, *, workers: int | None = None, cpus: float = 1.0) -> str:
-    """Connect this process to a cluster and say to which: the one asked for, else RAY_ADDRESS, else one that runs on
-    this machine, else a local one that ends with the run."""
+@dataclass(frozen=True)
+class Connected:
+    """The cluster that this process is connected to. `private`: started by this process for itself alone."""
+
+    text: str
+    private: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def connect(address: str | None, *, workers: int | None = None, cpus: float = 1.0) -> Connected:
+    """Connect this process to a cluster: the one asked for, else RAY_ADDRESS, else one that runs on this machine, else
+    a local one that ends with the run."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
-        return "the Ray cluster that this process is connected to"
+        return Connected("the Ray cluster that this process is connected to")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     asked = address or os.environ.get("RAY_ADDRESS")
     if asked and asked != "local":
         _join(ray, asked)
-        return f"Ray cluster at {asked} ({'--address' if address else 'RAY_ADDRESS'}), {resources(ray)}"
+        return Connected(f"Ray cluster at {asked} ({'--address' if address else 'RAY_ADDRESS'}), {resources(ray)}")
     here = _running_here() if asked is None else None
     if here is not None:
         with contextlib.suppress(ConnectionError):
             ray.init(address=here, log_to_driver=False, logging_level=logging.ERROR)
-            return f"Ray cluster running on this machine, {resources(ray)}"
+            return Connected(f"Ray cluster running on this machine, {resources(ray)}")
     # A local cluster offers as many places as were asked for, also where that is more than there are processors.
     count = os.cpu_count() or 1
     if workers is not None:
         count = max(count, math.ceil(workers * cpus))
     ray.init(address="local", num_cpus=count, **quiet)
-    return f"local Ray cluster, {resources(ray)}"
+    return Connected(f"local Ray cluster, {resources(ray)}", private=True)
 
 
 def _join(ray: Any, address: str) -> None:
@@ -66,6 +78,12 @@ def _join(ray: Any, address: str) -> None:
             expected="HOST:PORT of a running cluster's head, or `local`",
             hint="Start one with `ray start --head`, or leave --address out.",
         ) from None
+
+
+def is_shared(connected: Connected) -> bool:
+    """Has this cluster other machines, or may it come to have some?"""
+    ray: Any = importlib.import_module("ray")
+    return not connected.private and (sum(node["Alive"] for node in ray.nodes()) > 1 or _bootstrap() is not None)
 
 
 def _running_here() -> str | None:
@@ -100,11 +118,16 @@ def gpu_share(asked: float | str | None, say: Callable[[str], None]) -> float | 
 
 def _may_grow() -> bool:
     """Does a cloud's autoscaler stand behind this head, so that GPUs come when they are asked for?"""
+    text = _bootstrap()
+    return text is not None and '"type": "local"' not in text and "type: local" not in text
+
+
+def _bootstrap() -> str | None:
+    """What `ray up` has left on a head, or None where this is none."""
     try:
-        text = Path("~/ray_bootstrap_config.yaml").expanduser().read_text("utf-8")
+        return Path("~/ray_bootstrap_config.yaml").expanduser().read_text("utf-8")
     except OSError:
-        return False
-    return '"type": "local"' not in text and "type: local" not in text
+        return None
 
 
 def resources(ray: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.results.records import EpochRow, PredictionRow, ScoreRow
 from experiments.results.schema import METRICS
-from experiments.schedule.work import Diverged, Finished, Spec
+from experiments.schedule.work import Epoch, Finished, Spec
 from experiments.slots import Stage
 from mer.streams import derive
 
@@ -40,35 +40,44 @@ class FakeWork:
     utterances size of the pretended test split
     """
 
-    spec: Spec
+    specs: tuple[Spec, ...]
     seconds: float = 0.0
     faults: dict[str, str] = field(default_factory=dict)
     utterances: int = 4
-    epochs_done: int = 0
-    history: list[float] = field(default_factory=list)
+    history: list[list[float]] = field(default_factory=list)
+    ended: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.history = self.history or [[] for _ in self.specs]
+        self.ended = self.ended or [False for _ in self.specs]
 
     @property
-    def finished(self) -> bool:
-        return self.epochs_done >= self.spec.epochs
+    def epochs_done(self) -> int:
+        return max(map(len, self.history))
 
-    def run_to(self, epoch: int) -> list[EpochRow]:
-        rows = []
-        while self.epochs_done < min(epoch, self.spec.epochs):
-            number = self.epochs_done + 1
-            if self.seconds:
-                time.sleep(self.seconds)
-            if number == 2:
-                self._fault(self.faults.get(self.spec.trial) or self.faults.get(str(self.spec.slot)))
-            value = curve_value(self.spec, number)
-            self.history.append(value)
-            rows.append(EpochRow(number, "train", "loss", round(1 - value, 12)))
-            rows += [EpochRow(number, "valid", metric, value) for metric in METRICS]
-            self.epochs_done = number
-        return rows
+    def stop(self, member: int) -> None:
+        self.ended[member] = True
 
-    def _fault(self, kind: str | None) -> None:
-        if kind == "nan":
-            raise Diverged("the training loss became non-finite in epoch 2")
+    def epoch(self) -> list[Epoch | None]:
+        if self.seconds:
+            time.sleep(self.seconds)
+        return [None if ended else self.one(member) for member, ended in enumerate(self.ended)]
+
+    def one(self, member: int) -> Epoch:
+        """One epoch of one member."""
+        spec, values = self.specs[member], self.history[member]
+        number = len(values) + 1
+        if number == 2 and self._fault(self.faults.get(spec.trial) or self.faults.get(str(spec.slot))):
+            self.stop(member)
+            return Epoch(diverged="the training loss became non-finite in epoch 2")
+        value = curve_value(spec, number)
+        values.append(value)
+        self.ended[member] = number >= spec.epochs
+        rows = [EpochRow(number, "train", "loss", round(1 - value, 12))]
+        return Epoch([*rows, *(EpochRow(number, "valid", metric, value) for metric in METRICS)])
+
+    def _fault(self, kind: str | None) -> bool:
+        """Do what a fault does; True: lose the numbers."""
         if kind == "error":
             raise RuntimeError("the model is broken on purpose")
         if kind == "oom":
@@ -77,18 +86,20 @@ class FakeWork:
             time.sleep(3600)
         if kind == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        return kind == "nan"
 
-    def finish(self) -> Finished:
-        best = max(range(len(self.history)), key=lambda index: (self.history[index], -index))
-        valid = dict.fromkeys(METRICS, self.history[best])
+    def finish(self, member: int) -> Finished:
+        spec, history = self.specs[member], self.history[member]
+        best = max(range(len(history)), key=lambda index: (history[index], -index))
+        valid = dict.fromkeys(METRICS, history[best])
         scores: list[ScoreRow] = []
         predictions: list[PredictionRow] = []
-        if self.spec.slot.stage is Stage.CONFIRM:
-            for condition in self.spec.conditions:
-                value = round(self.history[best] - 0.1 * unit("drop", condition.name), 12)
+        if spec.slot.stage is Stage.CONFIRM:
+            for condition in spec.conditions:
+                value = round(history[best] - 0.1 * unit("drop", condition.name), 12)
                 scores += [ScoreRow(condition.name, metric, value, self.utterances) for metric in METRICS]
                 for number in range(self.utterances):
-                    sure = round(unit("p", self.spec.trial, condition.name, number), 6)
+                    sure = round(unit("p", spec.trial, condition.name, number), 6)
                     predictions.append(
                         PredictionRow(
                             condition.name, f"u{number}", "a", "a" if sure >= 0.5 else "b", (sure, 1 - sure), "s0"
@@ -96,22 +107,21 @@ class FakeWork:
                     )
         return Finished(valid, best + 1, scores, predictions, ("a", "b"), False, True, 10)
 
-    def save_checkpoint(self, folder: Path, keep: str) -> None:
+    def save_checkpoint(self, member: int, folder: Path, keep: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"trial": self.spec.trial, "keep": keep}))
+        (folder / "config.json").write_text(json.dumps({"trial": self.specs[member].trial, "keep": keep}))
 
     def state(self) -> bytes:
-        return json.dumps(self.history).encode()
+        return json.dumps([self.history, self.ended]).encode()
 
     def restore(self, state: bytes) -> None:
-        self.history = json.loads(state)
-        self.epochs_done = len(self.history)
+        self.history, self.ended = json.loads(state)
 
     def memory_mb(self) -> float | None:
         return 1.0
 
     def close(self) -> None:
-        self.history = []
+        self.history = [[] for _ in self.specs]
 
 
 @dataclass(frozen=True)
@@ -122,5 +132,5 @@ class MakeFake:
     faults: dict[str, str] = field(default_factory=dict)
     utterances: int = 4
 
-    def __call__(self, spec: Spec) -> FakeWork:
-        return FakeWork(spec, self.seconds, self.faults, self.utterances)
+    def __call__(self, specs: tuple[Spec, ...]) -> FakeWork:
+        return FakeWork(specs, self.seconds, self.faults, self.utterances)

@@ -1,12 +1,14 @@
-"""Slot and hyperparameters to trial: recipes are resolved and digested once, and cheaply."""
+"""Slot and unit to trial: recipes are resolved and digested once, and cheaply."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments.results.identity import Identifier, TrialKey, digest, recipe_text
-from experiments.slots import Cell, Scalar, Slot
+from experiments.protocol.actions import Unit
+from experiments.results.identity import Identifier, TrialKey, canonical, digest, recipe_text
+from experiments.slots import Cell, Scalar, Slot, Stage
 from experiments.space.plan import Condition, Plan
+from mer.recipe import Bundle, Recipe
 
 
 def conditions_of(plan: Plan, cell: Cell) -> tuple[Condition, ...]:
@@ -26,15 +28,24 @@ class Names:
     def __init__(self, plan: Plan, equal_code: Mapping[str, str] | None = None) -> None:
         self.plan = plan
         self._identifier = Identifier(equal_code)
-        self._texts: dict[tuple[str, str, tuple[tuple[str, Scalar], ...]], tuple[str, str, str]] = {}
+        self._recipes: dict[tuple[str, str, tuple[tuple[str, Scalar], ...]], tuple[Recipe, str]] = {}
+        self._layouts: dict[tuple[Slot, ...], tuple[Unit, str]] = {}
+        self._named: dict[Slot, tuple[Unit, tuple[TrialKey, str]]] = {}
 
-    def key(self, slot: Slot, params: Mapping[str, Scalar]) -> tuple[TrialKey, str]:
-        """The identity of the trial that fills a slot, and its recipe as text."""
-        text, recipe, code = self._resolved(slot, params)
+    def key(self, slot: Slot, unit: Unit) -> tuple[TrialKey, str]:
+        """The identity of the trial that fills a slot of a unit, and its recipe as text."""
+        known = self._named.get(slot)
+        if known is not None and known[0] == unit:
+            return known[1]
+        recipe, text = self._alone(slot, unit.params[unit.slots.index(slot)])
+        if unit.is_bundle:
+            bundle = Bundle(layout=self.layout(unit), size=len(unit.slots), index=unit.slots.index(slot))
+            recipe = recipe.model_copy(update={"bundle": bundle})
+            text = recipe_text(recipe)
         plan = self.plan
         key = TrialKey(
-            recipe=recipe,
-            code=code,
+            recipe=digest(text),
+            code=self._identifier.code(recipe),
             data=plan.corpora[slot.corpus].fingerprint + self._split(slot),
             corpus=slot.corpus,
             study=slot.study,
@@ -42,10 +53,41 @@ class Names:
             stage=slot.stage.value,
             root=plan.root_seed,
         )
+        self._named[slot] = (unit, (key, text))
         return key, text
 
-    def trial(self, slot: Slot, params: Mapping[str, Scalar]) -> str:
-        return self.key(slot, params)[0].trial
+    def trial(self, slot: Slot, unit: Unit) -> str:
+        return self.key(slot, unit)[0].trial
+
+    def unit(self, unit: Unit) -> str:
+        """What a unit's state is kept under: its trial, or its layout."""
+        return f"bundle-{self.layout(unit)}" if unit.is_bundle else self.trial(unit.slot, unit)
+
+    def layout(self, unit: Unit) -> str:
+        """A digest of all that a bundle's last bits depend on beside root, data and code.
+
+        Those are its members in their order, and who leaves it when: at a rung that is decided by the values of
+        lower-numbered draws, wherever they are trained, and by the settings of the race.
+        """
+        known = self._layouts.get(unit.slots)
+        if known is not None and known[0] == unit:
+            return known[1]
+        members = [self._member(slot, params) for slot, params in zip(unit.slots, unit.params, strict=True)]
+        found = digest(canonical([members, self._race(unit)]))[:16]
+        self._layouts[unit.slots] = (unit, found)
+        return found
+
+    def _member(self, slot: Slot, params: Mapping[str, Scalar]) -> list[object]:
+        return [digest(self._alone(slot, params)[1]), slot.study, slot.fold, slot.stage.value]
+
+    def _race(self, unit: Unit) -> list[object]:
+        plan = self.plan
+        rungs = plan.rungs(plan.cell_of(unit.slot))
+        if unit.slot.stage is Stage.CONFIRM or not rungs:
+            return []
+        exempt = [plan.exempt(slot) for slot in unit.slots]
+        judges = [[*self._member(slot, params), plan.exempt(slot)] for slot, params in unit.judges]
+        return [rungs, plan.tuning.eta, plan.metric, plan.direction, exempt, judges]
 
     def _split(self, slot: Slot) -> str:
         """How the corpus is cut, where it is not by its own splits: part of what the data are."""
@@ -53,11 +95,11 @@ class Names:
         folds = f"+{plan.folds.by}/{plan.folds.count}" if plan.folds.by else ""
         return folds + ("+resplit" if plan.resplit else "")
 
-    def _resolved(self, slot: Slot, params: Mapping[str, Scalar]) -> tuple[str, str, str]:
+    def _alone(self, slot: Slot, params: Mapping[str, Scalar]) -> tuple[Recipe, str]:
+        """A slot's recipe as if it were trained alone, and its text."""
         index = (slot.corpus, slot.cell, tuple(sorted(params.items())))
-        found = self._texts.get(index)
+        found = self._recipes.get(index)
         if found is None:
             recipe = self.plan.recipe(slot, params)
-            text = recipe_text(recipe)
-            found = self._texts[index] = (text, digest(text), self._identifier.code(recipe))
+            found = self._recipes[index] = (recipe, recipe_text(recipe))
         return found

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from experiments.protocol.actions import Fact, Judged
-from experiments.protocol.state import State, replay_ledger
+from experiments.protocol.actions import Judged
+from experiments.protocol.replay import replay_ledger
+from experiments.protocol.state import State
 from experiments.results.ledger import Ledger
 from experiments.results.snapshot import Known
-from experiments.results.store import Store
 from experiments.results.tables import Verdict, write_tables
-from experiments.schedule.naming import Names, conditions_of
-from experiments.schedule.session import Session, decision_row
-from experiments.slots import Scalar, Slot, Stage, Status
+from experiments.schedule.deciding import decision_row
+from experiments.schedule.knowledge import Knowledge
+from experiments.schedule.naming import Names
+from experiments.schedule.session import Session
+from experiments.slots import Slot, Stage, Status
 from experiments.space.plan import Plan
+from mer.storage import Store
 
 
 def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | None = None) -> list[Verdict]:
@@ -24,32 +25,23 @@ def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | Non
         publish(plan, Ledger("results"), "results/fusion_vn")
     """
     names = session.names if session is not None else Names(plan, ledger.equal_code())
-    known = ledger.refresh().known(plan.metric)
-    state = replay(plan, names, known)
-    verdicts = list(judge(plan, names, known, state))
+    knowledge = Knowledge(plan, names, ledger.refresh())
+    state = replay_ledger(plan, knowledge.look_up)
+    verdicts = judge(plan, knowledge, state)
     decisions = [decision_row(plan, names, state, decision) for decision in state.all_decisions()]
     write_tables(plan, ledger, out, verdicts, decisions)
     return verdicts
 
 
-def replay(plan: Plan, names: Names, known: Mapping[str, Known]) -> State:
-    """The protocol, told all that is on record."""
-
-    def look_up(slot: Slot, params: Mapping[str, Scalar]) -> Fact | None:
-        found = known.get(names.trial(slot, params))
-        if found is None:
-            return None
-        if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE:
-            wanted = {condition.name for condition in conditions_of(plan, plan.cell_of(slot))}
-            if not wanted <= found.conditions:
-                return None
-        return Fact(slot, found.curve, found.status, params)
-
-    return replay_ledger(plan, look_up)
+def verdicts_of(plan: Plan, ledger: Ledger) -> list[Verdict]:
+    """How each slot of a plan stands by what is on record. Nothing is written."""
+    knowledge = Knowledge(plan, Names(plan, ledger.equal_code()), ledger.refresh())
+    return judge(plan, knowledge, replay_ledger(plan, knowledge.look_up))
 
 
-def judge(plan: Plan, names: Names, known: Mapping[str, Known], state: State) -> list[Verdict]:
+def judge(plan: Plan, knowledge: Knowledge, state: State) -> list[Verdict]:
     """One verdict for each slot of the plan, in its order."""
+    names = knowledge.names
     pruned: dict[Slot, Judged] = {}
     for decision in state.all_decisions():
         if isinstance(decision, Judged) and not decision.survived:
@@ -58,8 +50,9 @@ def judge(plan: Plan, names: Names, known: Mapping[str, Known], state: State) ->
     for slot in state.order:
         params = state.params(slot)
         status = state.status(slot)
-        trial = None if params is None else names.trial(slot, params)
-        record = known.get(trial) if trial is not None else None
+        unit = state.unit(slot)
+        trial = None if unit is None else names.trial(slot, unit)
+        record = knowledge.trials.get(trial) if trial is not None else None
         if status is Status.PRUNED and record is None:
             status = Status.MISSING  # decided, and its record not yet written
         selected = None
@@ -78,6 +71,8 @@ def judge(plan: Plan, names: Names, known: Mapping[str, Known], state: State) ->
                 rung=judged.rung if judged else None,
                 rung_value=judged.value if judged else None,
                 cutoff=judged.cutoff if judged else None,
+                bundle=names.layout(unit) if unit is not None and unit.is_bundle else None,
+                bundle_size=None if unit is None else len(unit.slots),
             )
         )
     return verdicts

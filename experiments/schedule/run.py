@@ -14,16 +14,16 @@ from pathlib import Path
 
 from experiments.results.declared import changed_corpora, declare
 from experiments.results.ledger import Ledger
-from experiments.results.store import LocalStore, check_writable
 from experiments.results.tables import Verdict
-from experiments.schedule import states
 from experiments.schedule.progress import At, Progress
 from experiments.schedule.publish import publish
 from experiments.schedule.session import Session
 from experiments.schedule.work import MakeWork
 from experiments.slots import Status
 from experiments.space.plan import Plan
+from mer.data.store.shared import VARIABLE as FEATURES
 from mer.errors import UserError
+from mer.storage import LocalStore, check_writable, is_address
 
 PUBLISH_EVERY_S = 30.0
 PUBLISH_SHARE = 30.0
@@ -74,6 +74,8 @@ def execute(
     make_work: MakeWork | None = None,
     hang_s: float = HANG_S,
     preflight: str = "off",
+    features: str | None = None,
+    origin: Callable[[], str] | None = None,
     say: Callable[[str], None] = print,
 ) -> RunResult:
     """Run what the ledger lacks of a plan, and write its tables to `out` (default: the space's folder beside the
@@ -83,6 +85,9 @@ def execute(
     gpus_per_trial  a share, "auto" (by measured peak memory), or None: what the space says
     budget          seconds after which running trials are saved and the run ends
     preflight       "stop" or "drop": what to do about a cluster node that differs from the driver; "off": do not look
+    features        where machines share what encoders extract; None: MER_FEATURES, else beside the results on a
+                    cluster of several machines; "off": nowhere
+    origin          which project and space this is, said where a run joins a cluster: its files may be stale
     retry           run trials again that failed or ran out of memory
     """
     started = time.monotonic()
@@ -111,7 +116,7 @@ def execute(
             else:
                 ready = _ray(
                     session, plan, make_work, root, workers, gpus_per_trial, address, hang_s, shown, publisher,
-                    boards, preflight, say,
+                    boards, preflight, features, origin, say,
                 )  # fmt: skip
         finally:
             if shown is not None:
@@ -120,7 +125,7 @@ def execute(
             verdicts = publisher.publish()
     if session.blocked:
         raise UserError(session.blocked)
-    states.sweep(ledger.store, ledger.refresh().rows)
+    session.sweep()
     counts = Counter(verdict.status.value for verdict in verdicts)
     failed = counts[Status.FAILED.value] + counts[Status.OOM.value]
     code = OK
@@ -198,39 +203,53 @@ def _ray(
     publisher: _Publisher,
     boards: str | None,
     policy: str,
+    features: str | None,
+    origin: Callable[[], str] | None,
     say: Callable[[str], None],
 ) -> float:
-    from experiments.schedule.cluster import connect, gpu_share
+    from experiments.schedule.cluster import connect, gpu_share, is_shared
 
-    say(connect(address, workers=workers, cpus=plan.resources.cpus))
+    connected = connect(address, workers=workers, cpus=plan.resources.cpus)
+    say(str(connected))
+    if origin is not None and not connected.private:
+        say(origin())
+    from experiments.schedule.nodes import Guard
+    from experiments.schedule.packing import Packing
     from experiments.schedule.tune import Crew, Settings, run_tune
 
     def tick(crew: Crew) -> None:
+        if guard is not None:
+            guard.look()
         publisher.now_and_then()
         if shown is not None:
             shown.update({worker: At(*seen) for worker, seen in crew.vital.items()})
 
     gpus = gpu_share(plan.resources.gpus if gpus_per_trial is None else gpus_per_trial, say)
-    left_out: list[object] = []
-    if policy != "off":
-        from experiments.schedule.nodes import preflight
-
-        corpora = {name: str(corpus.folder) for name, corpus in plan.corpora.items()}
-        left_out = preflight(root, corpora, policy=policy, needs_gpu=gpus is None or gpus > 0, say=say)
+    guard = None
+    if policy != "off" and not connected.private:
+        packing = Packing(cpus=plan.resources.cpus, gpus=gpus)
+        guard = Guard(root, plan.corpora, policy=policy, bundle=packing.bundle(packing.share), say=say)
     modules = ("torch",) if make_work.__module__.endswith("training_work") else ()
-    settings = Settings(root, make_work, boards, os.getcwd(), modules)
-    ready = time.monotonic()
-    run_tune(
-        session,
-        settings,
-        plan.resources,
-        workers=workers,
-        gpus=gpus,
-        hang_s=hang_s,
-        tick=tick,
-    )
-    left_out.clear()  # until here their handles keep trials off the nodes that failed the preflight
+    place = _features_place(features, publisher.ledger, is_shared(connected), say)
+    settings = Settings(root, make_work, boards, os.getcwd(), modules, guard is not None, place)
+    try:
+        if guard is not None:
+            guard.start()
+        ready = time.monotonic()
+        run_tune(session, settings, plan.resources, workers=workers, gpus=gpus, hang_s=hang_s, tick=tick, guard=guard)
+    finally:
+        if guard is not None:
+            guard.close()
     return ready
+
+
+def _features_place(asked: str | None, ledger: Ledger, shared: bool, say: Callable[[str], None]) -> str | None:
+    """Where machines share what encoders extract; None: each keeps its own."""
+    place = asked or os.environ.get(FEATURES) or (ledger.store.path("_features") if shared else None)
+    if place is None or place == "off":
+        return None
+    say(f"features are shared in {place}")
+    return place if is_address(place) else str(Path(place).absolute())
 
 
 @contextlib.contextmanager

@@ -10,18 +10,30 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from experiments.protocol.actions import Action, Confirm, Continue, Fact, Judged, Pause, Select, Start, Stop
-from experiments.protocol.state import State, replay_ledger
-from experiments.results.decisions import DecisionRow, append_decisions
+from experiments.protocol.actions import (
+    Action,
+    Confirm,
+    Continue,
+    Fact,
+    Pause,
+    Select,
+    Start,
+    Stop,
+)
+from experiments.protocol.replay import replay_ledger
+from experiments.protocol.state import State
+from experiments.results.decisions import DecisionLog
 from experiments.results.ledger import LOOSE, Ledger
-from experiments.results.snapshot import Known
 from experiments.schedule import states
-from experiments.schedule.naming import Names, conditions_of
-from experiments.schedule.work import Do, Ended, Order, Outcome, Spec
-from experiments.slots import Scalar, Slot, Stage, Status
+from experiments.schedule.deciding import decision_row
+from experiments.schedule.knowledge import Knowledge
+from experiments.schedule.naming import Names
+from experiments.schedule.orders import Orders, merged
+from experiments.schedule.work import Do, Ended, Order, Outcome, Result, Spec
+from experiments.slots import Slot, Status
 from experiments.space.plan import Plan
 
 WORKERS_LOST = 3
@@ -42,6 +54,9 @@ class Tally:
     tests: dict[tuple[str, str], dict[int, list[float]]] = field(default_factory=dict)
 
 
+Work = Start | Confirm | Continue
+
+
 class Session:
     """The state of a run between protocol and executor.
 
@@ -60,54 +75,35 @@ class Session:
         trials: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.plan, self.ledger, self.retry = plan, ledger, retry
+        self.plan, self.ledger = plan, ledger
         self.clock, self.started = clock, clock()
         self.deadline = None if seconds is None else self.started + seconds
         self.trials = trials
         self.names = Names(plan, ledger.equal_code())
-        snapshot = ledger.refresh()
-        states.sweep(ledger.store, snapshot.rows)
-        self.attempts = dict(snapshot.attempts)
-        self.known: dict[str, Known] = snapshot.known(plan.metric)
+        self.knowledge = Knowledge(plan, self.names, ledger.refresh(), retry=retry)
         self.ending: str | None = None
         """Why the run ends before its plan is done: `budget`, `interrupted`, or an explanation."""
         self.blocked: str | None = None
         self.tally = Tally()
         self._begun_trials = 0
-        self._retried: set[str] = set()
         self._proven = False
-        self.state: State = replay_ledger(plan, self.look_up)
+        self.state: State = replay_ledger(plan, self.knowledge.look_up)
+        self.make = Orders(plan, self.state, self.knowledge)
+        self.sweep()
         self.tally.before = sum(self.state.status(slot) is not Status.MISSING for slot in self.state.order)
-        self._holder: dict[Slot, str] = {}  # slot that has reported -> worker that keeps it
+        self._holder: dict[Slot, str] = {}  # first slot of a unit that has reported -> worker that keeps it
         self._running: dict[str, list[Order]] = {}  # worker -> what it is doing
-        self._busy: dict[str, Slot] = {}  # trial -> slot it is run for
-        self._waiting: dict[str, list[Action]] = {}  # trial -> actions for other slots that are the same trial
-        self._chores: deque[Order] = deque()
+        self._busy: dict[str, Slot] = {}  # item -> first slot of the unit that it is run for
+        self._waiting: dict[str, list[Work]] = {}  # item -> actions for other units that are the same item
+        self._chores: list[Order] = []
         self._again: deque[Order] = deque()
         self._large: deque[Order] = deque()
         self._losses: Counter[str] = Counter()
         self._ooms: Counter[str] = Counter()
-        self._decisions: list[DecisionRow] = []
+        self._log = DecisionLog(ledger.store, plan.space)
         for action in self.state.next_actions(0):
             self._take_action(action, None)
         self._note_decisions()
-
-    # ---- what is known ---------------------------------------------------------------------------------------
-
-    def look_up(self, slot: Slot, params: Mapping[str, Scalar]) -> Fact | None:
-        """What the ledger knows of a slot; None if it has to be run (again)."""
-        trial = self.names.trial(slot, params)
-        found = self.known.get(trial)
-        if found is None or (found.status in (Status.FAILED, Status.OOM) and self._runs_again(trial)):
-            return None
-        if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE:
-            wanted = {condition.name for condition in conditions_of(self.plan, self.plan.cell_of(slot))}
-            if not wanted <= found.conditions:
-                return None  # a condition was added: trained and scored again, by the same streams
-        return Fact(slot, found.curve, found.status, params)
-
-    def _runs_again(self, trial: str) -> bool:
-        return self.retry and trial not in self._retried
 
     @property
     def finished(self) -> bool:
@@ -126,7 +122,7 @@ class Session:
 
     def remaining(self) -> int:
         """Slots that have not ended."""
-        return self.state._left
+        return self.state.left
 
     def busy_workers(self) -> frozenset[str]:
         """Workers that are carrying out orders."""
@@ -148,7 +144,7 @@ class Session:
             return []
         orders: list[Order] = []
         while self._chores and len(orders) < 8:
-            orders.append(self._chores.popleft())
+            orders.append(self._chores.pop(0))
         queue = self._large if large else self._again
         if queue:
             orders.append(queue.popleft())
@@ -159,7 +155,7 @@ class Session:
         return orders
 
     def report(self, worker: str, outcomes: Sequence[Outcome]) -> list[Order]:
-        """Take in what a worker has done. Returns what it should do next with the trial it holds, if anything."""
+        """Take in what a worker has done. Returns what it should do next with the item it holds, if anything."""
         self._running.pop(worker, None)
         for outcome in outcomes:
             self._outcome(worker, outcome)
@@ -178,9 +174,10 @@ class Session:
         return orders
 
     def lost(self, worker: str, reason: str = "its worker was lost") -> None:
-        """A worker is gone with all that it held. Its trial runs again from the last saved state."""
-        for order in self._running.pop(worker, []):
-            self._again_or_failed(order, reason)
+        """A worker is gone with all that it held. Its item runs again from the last saved state."""
+        orders = self._running.pop(worker, [])
+        for item in dict.fromkeys(order.item for order in orders):
+            self._again_or_failed([order for order in orders if order.item == item], reason)
         for slot in [slot for slot, holder in self._holder.items() if holder == worker]:
             del self._holder[slot]
             self.state.lost(slot)
@@ -190,8 +187,14 @@ class Session:
         self.blocked = self.blocked or reason
         self.ending = self.ending or reason
 
+    def sweep(self) -> None:
+        """Remove resume states of what has ended."""
+        bundles = {self.names.unit(unit) for unit in self.state.ended_units() if unit.is_bundle}
+        states.sweep(self.ledger.store, {*self.ledger.refresh().rows, *bundles})
+
     def compact_if_needed(self) -> None:
         """Keep the number of files bounded."""
+        self._log.compact()
         if self.ledger.loose() > LOOSE:
             self.ledger.compact()
 
@@ -216,149 +219,126 @@ class Session:
             if orders:
                 return orders
 
-    def _begin(self, action: Start | Confirm | Continue) -> list[Order]:
-        """The order for a slot, unless the ledger has come to know it or its trial is in other hands."""
-        slot = action.slot
-        params = self.state.params(slot)
-        assert params is not None
-        trial = self.names.trial(slot, params)
-        if trial in self._busy and self._busy[trial] != slot:
-            self._waiting.setdefault(trial, []).append(action)
+    def _begin(self, action: Work) -> list[Order]:
+        """The order for a unit, unless its item is in other hands."""
+        unit = action.unit
+        item = self.names.unit(unit)
+        if item in self._busy and self._busy[item] != unit.slot:
+            self._waiting.setdefault(item, []).append(action)
             return []
-        self._busy[trial] = slot
-        self._begun_trials += not isinstance(action, Continue)
-        return [Order(Do.TRAIN, self._spec(slot, params), action.until)]
-
-    def _spec(self, slot: Slot, params: Mapping[str, Scalar]) -> Spec:
-        plan = self.plan
-        key, text = self.names.key(slot, params)
-        return Spec(
-            key=key,
-            recipe=text,
-            slot=slot,
-            space=plan.space,
-            epochs=plan.epochs(plan.cell_of(slot)),
-            metric=plan.metric,
-            direction=plan.direction,
-            corpus=plan.corpora[slot.corpus],
-            folds=plan.folds,
-            resplit=plan.resplit,
-            conditions=conditions_of(plan, plan.cell_of(slot)) if slot.stage is Stage.CONFIRM else (),
-            keep=plan.keep,
-            attempt=self.attempts.get(key.trial, 0),
-            params=dict(params),
-        )
+        self._busy[item] = unit.slot
+        self._begun_trials += 0 if isinstance(action, Continue) else len(unit.slots)
+        return [self.make.of(Do.TRAIN, unit, action.until)]
 
     def _held_by(self, action: Action) -> str | None:
-        return None if isinstance(action, Select) else self._holder.get(action.slot)
+        if isinstance(action, Select):
+            return None
+        if isinstance(action, Stop):
+            unit = self.state.unit(action.slot)
+            return None if unit is None else self._holder.get(unit.slot)
+        return self._holder.get(action.unit.slot)
 
     def _take_action(self, action: Action, held: list[Order] | None) -> None:
-        """Turn an action that needs no new worker into orders, for the worker that holds the slot or for anyone."""
+        """Turn an action that needs no new worker into orders, for the worker that holds the unit or for anyone."""
         if isinstance(action, Select):
             return
-        slot = action.slot
-        holder = self._holder.pop(slot, None)
-        params = self.state.params(slot)
-        if isinstance(action, Stop) and (params is None or action.status is Status.SKIPPED):
+        if isinstance(action, Stop):
+            self._stop(action, self._chores if held is None else held)
+            return
+        holder = self._holder.pop(action.unit.slot, None)
+        if isinstance(action, Pause):
+            if held is not None:
+                held.append(self.make.of(Do.PAUSE, action.unit))
+        elif held is not None and holder is not None:
+            held.append(self.make.of(Do.TRAIN, action.unit, action.until))
+        else:
+            self._again.append(self.make.of(Do.TRAIN, action.unit, action.until))
+
+    def _stop(self, action: Stop, orders: list[Order]) -> None:
+        """Have an ending written down, together with those of other trials of its bundle."""
+        slot, unit = action.slot, self.state.unit(action.slot)
+        if unit is None or action.status is Status.SKIPPED:
             self.tally.done[Status.SKIPPED] += 1
             return
-        assert params is not None
-        if isinstance(action, Stop):
-            trial = self.names.trial(slot, params)
-            known = self.known.get(trial)
-            if known is not None and known.status in (Status.COMPLETE, Status.PRUNED, Status.DIVERGED):
-                return  # on record already, with at least the epochs that this needs
-            order = Order(
-                Do.CLOSE,
-                self._spec(slot, params),
-                action.rung or 0,
-                action.status,
-                action.reason,
-                action.rung,
-                action.value,
-                action.cutoff,
-            )
-            (self._chores if held is None else held).append(order)
-        elif isinstance(action, Pause):
-            if held is not None:
-                held.append(Order(Do.PAUSE, self._spec(slot, params)))
-        elif isinstance(action, Continue | Start | Confirm):
-            order = Order(Do.TRAIN, self._spec(slot, params), action.until)
-            if held is not None and holder is not None:
-                held.append(order)
-            else:
-                self._again.append(order)
+        if all(self.state.status(other) is not Status.MISSING for other in unit.slots):
+            self._holder.pop(unit.slot, None)
+        if not self.knowledge.has_ended(slot, unit):
+            merged(orders, self.make.closing(action, unit))
 
     # ---- outcomes --------------------------------------------------------------------------------------------
 
     def _outcome(self, worker: str, outcome: Outcome) -> None:
-        order, slot = outcome.order, outcome.order.spec.slot
-        trial = order.spec.trial
+        order = outcome.order
         self.tally.trained_s += outcome.trained_s
-        if outcome.ended is Ended.REACHED:
-            self._holder[slot] = worker
-            self.state.observe(Fact(slot, outcome.curve, None, order.spec.params))  # type: ignore[arg-type]
-        elif outcome.ended is Ended.COMMITTED:
-            assert outcome.status is not None
-            self._committed(order, outcome)
+        if outcome.ended in (Ended.REACHED, Ended.COMMITTED):
+            self._progress(worker, outcome)
         elif outcome.ended is Ended.OUT_OF_MEMORY:
-            self._ooms[trial] += 1
-            if self._ooms[trial] == 1:
+            self._ooms[order.item] += 1
+            if self._ooms[order.item] == 1:
                 self._large.append(order)
             else:
                 reason = f"out of memory twice, the second time with a larger share: {outcome.reason}"
-                self._chores.append(replace(order, do=Do.CLOSE, until=0, status=Status.OOM, reason=reason))
+                self._chores.append(self.make.given_up(order, Status.OOM, reason))
         elif outcome.ended is Ended.BROKEN:
-            self._again_or_failed(order, outcome.reason or "its device failed")
+            self._again_or_failed([order], outcome.reason or "its device failed")
         elif outcome.ended is Ended.BLOCKED:
             self.block(outcome.reason or "the results cannot be written")
         elif outcome.ended is Ended.INTERRUPTED:
-            self._busy.pop(trial, None)
+            self._busy.pop(order.item, None)
 
-    def _committed(self, order: Order, outcome: Outcome) -> None:
-        trial, slot = order.spec.trial, order.spec.slot
-        assert outcome.status is not None
-        self._busy.pop(trial, None)
-        self.attempts[trial] = max(self.attempts.get(trial, 0), order.spec.attempt + 1)
-        self._retried.add(trial)
-        conditions = frozenset(condition.name for condition in order.spec.conditions)
-        self.known[trial] = Known(
-            trial, outcome.status, outcome.reason, self.attempts[trial], len(outcome.curve), outcome.curve, conditions
-        )
-        self.tally.done[outcome.status] += 1
-        if self.plan.metric in outcome.test:
-            scores = self.tally.tests.setdefault((slot.corpus, slot.cell), {})
-            scores.setdefault(slot.study, []).append(outcome.test[self.plan.metric])
-        if outcome.status is not Status.PRUNED:  # of a pruning the protocol knows already: it ordered it
-            fact = Fact(slot, outcome.curve, outcome.status, order.spec.params)  # type: ignore[arg-type]
-            self.state.observe(fact)
-        for action in self._waiting.pop(trial, []):
-            self._same_trial(action)
+    def _progress(self, worker: str, outcome: Outcome) -> None:
+        """Some of an item's trials have ended, the others have reached what was asked for."""
+        order, first = outcome.order, outcome.order.spec.slot
+        if outcome.ended is Ended.REACHED:
+            self._holder[first] = worker
+        for member, result in zip(order.members, outcome.results, strict=True):
+            if result.status is not None:
+                self._committed(member.spec, result)
+        done = all(self.state.status(member.spec.slot) is not Status.MISSING for member in order.members)
+        over = outcome.ended is Ended.COMMITTED and (order.do is Do.TRAIN or not order.until or done)
+        if over or done:
+            self._busy.pop(order.item, None)
+        for member, result in zip(order.members, outcome.results, strict=True):
+            spec = member.spec
+            if result.status is None and not member.recorded and order.do is Do.TRAIN:
+                self.state.observe(Fact(spec.slot, result.curve, None, spec.params))  # type: ignore[arg-type]
+        if over:
+            for action in self._waiting.pop(order.item, []):
+                self._same_item(action)
         self._stop_if_hopeless()
 
-    def _same_trial(self, action: Action) -> None:
-        """Another slot is the same trial: what has just been found out is true of it too."""
-        assert isinstance(action, Start | Confirm | Continue)
-        params = self.state.params(action.slot)
-        assert params is not None
-        fact = self.look_up(action.slot, params)
-        if fact is not None:
-            self.state.observe(fact)
-        if fact is None or (fact.status is Status.PRUNED and len(fact.curve) < action.until):
+    def _committed(self, spec: Spec, result: Result) -> None:
+        assert result.status is not None
+        self.knowledge.committed(spec, result)
+        self.tally.done[result.status] += 1
+        if self.plan.metric in result.test:
+            scores = self.tally.tests.setdefault((spec.slot.corpus, spec.slot.cell), {})
+            scores.setdefault(spec.slot.study, []).append(result.test[self.plan.metric])
+        if result.status is not Status.PRUNED:  # of a pruning the protocol knows already: it ordered it
+            self.state.observe(Fact(spec.slot, result.curve, result.status, spec.params))  # type: ignore[arg-type]
+
+    def _same_item(self, action: Work) -> None:
+        """Another unit is the same item: what has just been found out is true of it too."""
+        unit, missing = action.unit, False
+        for slot in unit.slots:
+            fact = self.knowledge.look_up(slot, unit)
+            if fact is not None:
+                self.state.observe(fact)
+            if fact is None or (fact.status is Status.PRUNED and len(fact.curve) < action.until):
+                missing = True
+        if missing:
             self._again.extend(self._begin(action))
 
-    def _again_or_failed(self, order: Order, reason: str) -> None:
-        trial = order.spec.trial
-        if order.do is Do.TRAIN or order.until:
-            self._losses[trial] += 1
-        if self._losses[trial] >= WORKERS_LOST:
+    def _again_or_failed(self, orders: Sequence[Order], reason: str) -> None:
+        """What a lost worker was to do with one item: somebody else does it, unless it has cost too many workers."""
+        item = orders[0].item
+        self._losses[item] += any(order.do is Do.TRAIN or order.until for order in orders)
+        if self._losses[item] >= WORKERS_LOST:
             reason = f"{WORKERS_LOST} workers were lost on this trial; the last time: {reason}"
-            failed = replace(order, do=Do.CLOSE, until=0, status=Status.FAILED, reason=reason)
-            self._chores.append(failed)
-        elif order.do is Do.CLOSE:
-            self._chores.append(order)
-        elif order.do is Do.TRAIN:
-            self._again.append(order)
+            self._chores.append(self.make.given_up(orders[-1], Status.FAILED, reason))
+            return
+        self._chores.extend(order for order in orders if order.do is Do.CLOSE)
+        self._again.extend(order for order in orders if order.do is Do.TRAIN)
 
     def _stop_if_hopeless(self) -> None:
         done = self.tally.done
@@ -368,7 +348,7 @@ class Session:
             return
         self._proven = True
         if self.ending is None and bad > FAILED_SHARE * ended:
-            reasons = Counter(known.reason for known in self.known.values() if known.status is Status.FAILED)
+            reasons = Counter(known.reason for known in self.knowledge.trials.values() if known.status is Status.FAILED)
             common = reasons.most_common(1)[0][0] if reasons else "out of memory"
             self.ending = f"{bad} of the first {ended} trials failed, so the run stops. Most often: {common}"
 
@@ -376,29 +356,5 @@ class Session:
 
     def _note_decisions(self) -> None:
         """Write new prunings, survivals and selections into the ledger. Those of earlier runs are there already."""
-        rows = [self._decision_row(decision) for decision in self.state.decisions()]
-        if rows:
-            append_decisions(self.ledger.store, rows, self.plan.space)
-
-    def _decision_row(self, decision: Judged | Select) -> DecisionRow:
-        return decision_row(self.plan, self.names, self.state, decision)
-
-
-def decision_row(plan: Plan, names: Names, state: State, decision: Judged | Select) -> DecisionRow:
-    """A decision of the protocol as the ledger and the tables write it."""
-    slot = decision.winner if isinstance(decision, Select) else decision.slot
-    params = state.params(slot)
-    trial = None if params is None else names.trial(slot, params)
-    if isinstance(decision, Select):
-        return DecisionRow(
-            slot.corpus, slot.cell, slot.study, slot.fold, "select", slot.draw, trial, None, decision.value, None,
-            len(decision.among), f"best of {len(decision.among)} complete draws on validation {plan.metric}",
-        )  # fmt: skip
-    kind = "keep" if decision.survived else "prune"
-    reason = "exempt from pruning" if decision.exempt else None
-    if reason is None and decision.cutoff is None:
-        reason = "first at this rung"
-    return DecisionRow(
-        slot.corpus, slot.cell, slot.study, slot.fold, kind, slot.draw, trial, decision.rung, decision.value,
-        decision.cutoff, len(decision.against), reason,
-    )  # fmt: skip
+        decisions = self.state.decisions()
+        self._log.add(decision_row(self.plan, self.names, self.state, decision) for decision in decisions)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Timing:
     """What one architecture costs, extrapolated from a few batches.
 
-    epoch_seconds    one epoch of training and validation on the whole corpus
+    epoch_seconds    one epoch of training and validation on the whole corpus; of a bundle, one trial's share
     extract_seconds  frozen features of the whole corpus, once for the whole grid; 0 where they are in the store
     peak_mb          device memory on a GPU, growth of the process on a CPU
     parameters       trained parameters
@@ -42,10 +42,15 @@ def architecture(recipe: Recipe) -> str:
     return json.dumps([data, recipe.training.precision, recipe.training.threads], sort_keys=True)
 
 
-def smoke(recipe: Recipe, data: TrainValid, store: FeatureStore, device: str | None = None) -> Timing:
-    """Train two epochs on a few utterances and extrapolate from the second."""
+def smoke_key(corpus: str, recipe: Recipe, members: int) -> str:
+    return f"{corpus} x{members} {architecture(recipe)}"
+
+
+def smoke(recipe: Recipe, data: TrainValid, store: FeatureStore, device: str | None = None, members: int = 1) -> Timing:
+    """Train two epochs on a few utterances and extrapolate from the second. `members`: as a bundle of so many."""
     import torch
 
+    from mer.bundle.trainer import BundleTrainer
     from mer.data.corpus import TrainValid
     from mer.streams import streams
     from mer.training import Trainer
@@ -55,9 +60,13 @@ def smoke(recipe: Recipe, data: TrainValid, store: FeatureStore, device: str | N
     share = (len(train) + len(valid)) / (len(data.train) + len(data.valid))
     before = _memory_mb()
     started = time.perf_counter()
-    trainer = Trainer(
-        recipe, TrainValid(data.info, train, valid), streams(0, "smoke", 0, 0, "tune"), store=store, device=device
-    )
+    seeds = [streams(0, "smoke", study, 0, "tune") for study in range(members)]
+    some = TrainValid(data.info, train, valid)
+    trainer: Trainer | BundleTrainer
+    if members > 1:
+        trainer = BundleTrainer([recipe] * members, some, seeds, store=store, device=device)
+    else:
+        trainer = Trainer(recipe, some, seeds[0], store=store, device=device)
     prepared = time.perf_counter() - started
     trainer.epoch()
     second = time.perf_counter()
@@ -65,29 +74,30 @@ def smoke(recipe: Recipe, data: TrainValid, store: FeatureStore, device: str | N
     epoch = time.perf_counter() - second
     on_gpu = trainer.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else max(_memory_mb() - before, 0.0)
+    model = trainer.members[0].model if isinstance(trainer, BundleTrainer) else trainer.model
     return Timing(
-        epoch_seconds=epoch / share,
+        epoch_seconds=epoch / share / members,
         extract_seconds=prepared / share if prepared > 1.0 else 0.0,
         peak_mb=peak,
-        parameters=sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad),
+        parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
     )
 
 
 def smoke_all(
-    recipes: Iterable[tuple[str, Recipe, TrainValid]],
+    recipes: Iterable[tuple[str, Recipe, TrainValid, int]],
     store: FeatureStore,
     *,
     device: str | None = None,
     on_each: Callable[[str, Timing], None] = lambda name, timing: None,
 ) -> dict[str, Timing]:
-    """One smoke run per distinct architecture; keys are `architecture(recipe)` with the corpus's name before it."""
+    """One smoke run per distinct architecture and size of bundle (1: alone); keys as `smoke_key` makes them."""
     found: dict[str, Timing] = {}
-    for cell, recipe, data in recipes:
-        key = f"{data.info.name} {architecture(recipe)}"
+    for cell, recipe, data, members in recipes:
+        key = smoke_key(data.info.name, recipe, members)
         if key in found:
             continue
         try:
-            found[key] = smoke(recipe, data, store, device)
+            found[key] = smoke(recipe, data, store, device, members)
         except UserError:
             raise
         except Exception as error:

@@ -1,8 +1,8 @@
-"""Resume states: what a trial needs to go on after its worker is gone, on the storage that all machines share.
+"""Resume states: what a work item needs to go on after its worker is gone, on the storage that all machines share.
 
-    _state/<trial>     one file: a line of JSON (rows and cost so far), then the trainer's own bytes
+    _state/<item>     one file: a line of JSON (rows and cost so far of each trial), then the trainer's own bytes
 
-Apart from checkpoints, replaced atomically, removed when the trial is committed.
+Apart from checkpoints, replaced atomically, removed when the item's last trial is committed.
 """
 
 from __future__ import annotations
@@ -10,59 +10,67 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from experiments.results.faults import visit
 from experiments.results.records import EpochRow
-from experiments.results.store import Store
+from mer.faults import visit
+from mer.storage import Store
 
 FOLDER = "_state"
 
 
 @dataclass
-class Saved:
-    """Rows and cost of the epochs so far, and the trainer's state."""
+class Part:
+    """Rows and cost of one trial's epochs so far, and how its numbers were lost, if they were."""
 
     rows: list[EpochRow] = field(default_factory=list)
     wall_s: float = 0.0
     device_s: float = 0.0
-    peak_memory_mb: float | None = None
+    energy_j: float | None = None
     started: str | None = None
+    diverged: str | None = None
+
+    @property
+    def epochs(self) -> int:
+        return max((row.epoch for row in self.rows), default=0)
+
+
+@dataclass
+class Saved:
+    """The parts of an item's trials, and the trainer's state."""
+
+    parts: list[Part] = field(default_factory=list)
+    peak_memory_mb: float | None = None
     payload: bytes = b""
 
 
-def save(store: Store, trial: str, saved: Saved) -> None:
-    head = {
-        "rows": [asdict(row) for row in saved.rows],
-        "wall_s": saved.wall_s,
-        "device_s": saved.device_s,
-        "peak_memory_mb": saved.peak_memory_mb,
-        "started": saved.started,
-    }
-    store.put(f"{FOLDER}/{trial}", json.dumps(head).encode() + b"\n" + saved.payload)
+def save(store: Store, item: str, saved: Saved) -> None:
+    head = {"parts": [asdict(part) for part in saved.parts], "peak_memory_mb": saved.peak_memory_mb}
+    store.put(f"{FOLDER}/{item}", json.dumps(head).encode() + b"\n" + saved.payload)
     visit("state.saved")
 
 
-def load(store: Store, trial: str) -> Saved | None:
-    """The saved state of a trial; None if there is none or it cannot be read (the trial then starts over)."""
+def load(store: Store, item: str) -> Saved | None:
+    """The saved state of an item; None if there is none or it cannot be read (the item then starts over)."""
     try:
-        head, _, payload = store.read(f"{FOLDER}/{trial}").partition(b"\n")
-        found = json.loads(head)
-        rows = [EpochRow(**row) for row in found.pop("rows")]
-        return Saved(rows=rows, payload=payload, **found)
+        head, _, payload = store.read(f"{FOLDER}/{item}").partition(b"\n")
+        found: dict[str, Any] = json.loads(head)
+        parts = [Part(**{**part, "rows": [EpochRow(**row) for row in part["rows"]]}) for part in found["parts"]]
+        return Saved(parts, found["peak_memory_mb"], payload)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError):
-        drop(store, trial)
+        drop(store, item)
         return None
 
 
-def drop(store: Store, trial: str) -> None:
-    store.remove(f"{FOLDER}/{trial}")
+def drop(store: Store, item: str) -> None:
+    store.remove(f"{FOLDER}/{item}")
     visit("state.dropped")
 
 
 def sweep(store: Store, finished: Iterable[str]) -> int:
-    """Remove the states of trials that are in the ledger; a crash between committing and removing leaves one."""
+    """Remove the states of items that are in the ledger; a crash between committing and removing leaves one."""
     done = set(finished)
     removed = 0
     for entry in store.list(FOLDER):

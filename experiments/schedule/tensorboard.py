@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments.results.records import TrialRecord
 from experiments.schedule.work import Spec
+from mer.files import make_folder, share_tree
 
 
 class Board:
@@ -27,6 +28,7 @@ class Board:
         name = f"{slot.corpus}-study{slot.study}-fold{slot.fold}-{slot.stage}{draw}-{record.trial}"
         run = self.folder / name
         shutil.rmtree(run, ignore_errors=True)
+        make_folder(self.folder)
         writer = SummaryWriter(log_dir=str(run))
         try:
             for row in record.curve:
@@ -41,6 +43,7 @@ class Board:
                 writer.add_scalar(metric, value)
         finally:
             writer.close()
+        share_tree(run)
 
 
 def _plain(value: object) -> str | float | bool | int:

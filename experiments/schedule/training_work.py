@@ -1,110 +1,107 @@
 """The real work of a trial: `mer`'s trainer, an epoch at a time, on the corpus and streams that the spec names.
 
-A worker process keeps what trials share and nothing that a trial can change: corpora, and the encoded splits of the
-last few (corpus, encoders, split), which are read-only.
+A worker process keeps what trials share and nothing that a trial can change: see `experiments.schedule.splits`.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import resource
-from collections import OrderedDict
-from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from experiments.results.records import EpochRow, PredictionRow, ScoreRow
-from experiments.schedule.work import Diverged, Finished, Spec, Work
+from experiments.schedule import splits
+from experiments.schedule.work import Epoch, Finished, Spec, Work
 from experiments.slots import Stage
 from mer import training
+from mer.bundle.trainer import BundleTrainer
 from mer.checkpoint import save_checkpoint
-from mer.data.corpus import Corpus, CorpusInfo, Utterance, load_corpus
-from mer.data.folds import Fold, folds
-from mer.data.loading import SplitData, prepare_split
+from mer.data.corpus import CorpusInfo, Utterance
+from mer.data.loading import SplitData
 from mer.data.missing import availability
-from mer.data.store import FeatureStore
-from mer.encoders.base import Encoder
-from mer.errors import UserError
 from mer.evaluation import predict
 from mer.model import Model
 from mer.recipe import MissingConfig, Recipe
 from mer.streams import streams
+from mer.training import EpochReport, Trainer
 
-KEPT_SPLITS = 6
-"""Encoded splits that a process keeps: train, valid and test of two corpora or encoders."""
+_splits = splits.Splits()
 
 
-def make_training_work(spec: Spec) -> Work:
-    """The work of a trial; what every executor hands to its workers."""
-    return TrainingWork(spec)
+def make_training_work(specs: tuple[Spec, ...]) -> Work:
+    """The work of an item; what every executor hands to its workers."""
+    return TrainingWork(specs)
 
 
 class TrainingWork:
-    """One trial in training."""
+    """One trial in training, or a bundle of them."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-        self.recipe = Recipe.model_validate(json.loads(spec.recipe), strict=False)
-        self.corpus = _corpus(str(spec.corpus.folder), spec.corpus.fingerprint)
-        self.fold = _fold(self.corpus, spec)
-        key = spec.key
-        self.streams = streams(key.root, key.corpus, key.study, key.fold, key.stage, self.recipe.replica)
+    def __init__(self, specs: tuple[Spec, ...]) -> None:
+        self.specs = specs
+        self.recipes = [Recipe.model_validate(json.loads(spec.recipe), strict=False) for spec in specs]
+        self.corpus = splits.corpus_of(specs[0].corpus)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        data = self.corpus.train_valid(self.streams.split if spec.resplit else None, self.fold)
-        self.trainer = training.Trainer(self.recipe, data, self.streams, device=self.device, load=self._load)
+        seeds, data = [], []
+        for spec, recipe in zip(specs, self.recipes, strict=True):
+            key = spec.key
+            own = streams(key.root, key.corpus, key.study, key.fold, key.stage, recipe.replica)
+            seeds.append(own)
+            data.append(splits.train_valid(spec, own.split))
+        self.bundle: BundleTrainer | None = None
+        if len(specs) == 1:
+            self.trainers = [Trainer(self.recipes[0], data[0], seeds[0], device=self.device, load=self._load)]
+        else:
+            self.bundle = BundleTrainer(self.recipes, data, seeds, device=self.device, load=self._load)
+            self.trainers = self.bundle.members
+        self._over = [False] * len(specs)
 
     def _load(self, info: CorpusInfo, utterances: tuple[Utterance, ...], model: Model) -> SplitData:
-        return _splits.get(
-            (
-                self.spec.corpus.fingerprint,
-                hash(tuple(utterance.id for utterance in utterances)),
-                json.dumps(self.recipe.model_dump(mode="json")["encoders"], sort_keys=True),
-                str(self.device),
-            ),
-            info,
-            utterances,
-            model,
-            self.device,
-        )
+        return _splits.get(self.corpus, self.specs[0].corpus.fingerprint, utterances, model, self.device)
 
     @property
     def epochs_done(self) -> int:
-        return self.trainer.epochs_done
+        return max(trainer.epochs_done for trainer in self.trainers)
 
     @property
-    def finished(self) -> bool:
-        return self.trainer.finished
+    def ended(self) -> list[bool]:
+        done = [self.trainers[0].finished] if self.bundle is None else self.bundle.members_finished
+        return [over or finished for over, finished in zip(self._over, done, strict=True)]
 
-    def run_to(self, epoch: int) -> list[EpochRow]:
-        rows: list[EpochRow] = []
-        while self.epochs_done < epoch and not self.finished:
-            try:
-                report = self.trainer.epoch()
-            except training.Diverged as error:
-                raise Diverged(str(error)) from None
-            rows.append(EpochRow(report.epoch, "train", "loss", report.train_loss))
-            rows.append(EpochRow(report.epoch, "train", "lr", report.learning_rate))
-            rows += [EpochRow(report.epoch, "valid", name, value) for name, value in report.valid.items()]
-        return rows
+    def stop(self, member: int) -> None:
+        self._over[member] = True
+        if self.bundle is not None:
+            self.bundle.stop(member)
 
-    def finish(self) -> Finished:
-        model = self.trainer.best_model()
-        best = self.trainer.best_epoch
+    def epoch(self) -> list[Epoch | None]:
+        if self.bundle is not None:
+            lost = [failure is not None for failure in self.bundle.diverged]
+            reports = self.bundle.epoch()
+            now = [None if was else failure for was, failure in zip(lost, self.bundle.diverged, strict=True)]
+            return [_epoch(report, failure) for report, failure in zip(reports, now, strict=True)]
+        try:
+            return [_epoch(self.trainers[0].epoch(), None)]
+        except training.Diverged as failure:
+            self._over[0] = True
+            return [_epoch(None, failure)]
+
+    def finish(self, member: int) -> Finished:
+        trainer, spec = self.trainers[member], self.specs[member]
+        model, best = trainer.best_model(), trainer.best_epoch
         scores: list[ScoreRow] = []
         predictions: list[PredictionRow] = []
-        if self.spec.slot.stage is Stage.CONFIRM:
-            test = self.corpus.test_set(self.fold)
+        if spec.slot.stage is Stage.CONFIRM:
+            test = splits.test_set(spec)
             data = self._load(test.info, test.test, model)
-            for condition in self.spec.conditions:
-                found, rows = self._score(model, data, condition.name, condition.missing)
+            for condition in spec.conditions:
+                found, rows = self._score(trainer, model, data, condition.name, condition.missing)
                 scores += found
                 predictions += rows
         return Finished(
-            valid=dict(self.trainer.history[best - 1].valid),
+            valid=dict(trainer.history[best - 1].valid),
             best_epoch=best,
             scores=scores,
             predictions=predictions,
@@ -115,15 +112,15 @@ class TrainingWork:
         )
 
     def _score(
-        self, model: Model, data: SplitData, condition: str, missing: Any
+        self, trainer: Trainer, model: Model, data: SplitData, condition: str, missing: Any
     ) -> tuple[list[ScoreRow], list[PredictionRow]]:
         """One condition: its masks are functions of study, fold and utterance, the same for every cell."""
         config = MissingConfig.model_validate(dict(missing), strict=False)
         kept = availability(
-            config, data.ids, data.modalities, self.streams.masks, present=data.present, root=self.corpus.info.folder
+            config, data.ids, data.modalities, trainer.streams.masks, present=data.present, root=self.corpus.info.folder
         )
-        precision = self.recipe.training.precision
-        found = predict(model, data, kept, dialogues=self.trainer.dialogues, precision=precision)
+        precision = trainer.recipe.training.precision
+        found = predict(model, data, kept, dialogues=trainer.dialogues, precision=precision)
         scores = [ScoreRow(condition, name, value, len(data)) for name, value in found.scores().items()]
         labels, taken = self.corpus.info.labels, data.present & ~kept
         rows = [
@@ -143,28 +140,27 @@ class TrainingWork:
         ]
         return scores, rows
 
-    def save_checkpoint(self, folder: Path, keep: str) -> None:
+    def save_checkpoint(self, member: int, folder: Path, keep: str) -> None:
         """`keep: best` writes the model of the best validation epoch; `all` the last epoch's too, in `last/`."""
-        trainer, info = self.trainer, self.corpus.info
+        trainer, info, trial = self.trainers[member], self.corpus.info, self.specs[member].trial
         best = trainer.history[trainer.best_epoch - 1]
         save_checkpoint(
-            folder, trainer.best_model(), self.recipe, info, best_epoch=best.epoch, valid=best.valid,
-            trial=self.spec.trial,
-        )  # fmt: skip
+            folder, trainer.best_model(), trainer.recipe, info, best_epoch=best.epoch, valid=best.valid, trial=trial
+        )
         if keep == "all":
             last = trainer.history[-1]
             save_checkpoint(
-                folder / "last", trainer.model, self.recipe, info, epoch=last.epoch, valid=last.valid,
-                trial=self.spec.trial,
-            )  # fmt: skip
+                folder / "last", trainer.model, trainer.recipe, info, epoch=last.epoch, valid=last.valid, trial=trial
+            )
 
     def state(self) -> bytes:
         sink = io.BytesIO()
-        torch.save(self.trainer.state_dict(), sink)
+        torch.save((self.bundle or self.trainers[0]).state_dict(), sink)
         return sink.getvalue()
 
     def restore(self, state: bytes) -> None:
-        self.trainer.load_state_dict(torch.load(io.BytesIO(state), map_location=self.device, weights_only=True))
+        found = torch.load(io.BytesIO(state), map_location=self.device, weights_only=True)
+        (self.bundle or self.trainers[0]).load_state_dict(found)
 
     def memory_mb(self) -> float | None:
         if self.device.type == "cuda":
@@ -172,57 +168,16 @@ class TrainingWork:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # of the process, trials before it included
 
     def close(self) -> None:
-        del self.trainer
+        self.bundle, self.trainers = None, []
 
 
-class _Splits:
-    """The last few encoded splits of this process."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, SplitData] = OrderedDict()
-
-    def get(
-        self,
-        key: Hashable,
-        info: CorpusInfo,
-        utterances: tuple[Utterance, ...],
-        model: Model,
-        device: torch.device,
-    ) -> SplitData:
-        found = self._kept.get(key)
-        if found is None:
-            found = prepare_split(info, utterances, _encoders(model), FeatureStore(), device)
-            self._kept[key] = found
-            while len(self._kept) > KEPT_SPLITS:
-                self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(key)
-        return found
-
-
-def _encoders(model: Model) -> dict[str, Encoder]:
-    return {name: cast("Encoder", encoder) for name, encoder in model.encoders.items()}
-
-
-_splits = _Splits()
-
-
-@functools.lru_cache(maxsize=4)
-def _corpus(folder: str, fingerprint: str) -> Corpus:
-    """A corpus, proven to be the one that was planned with: on another machine there may be another."""
-    corpus = load_corpus(folder)
-    found = corpus.fingerprint()
-    if found != fingerprint:
-        raise UserError(
-            "the corpus here is not the one that the run was planned with",
-            where=folder,
-            expected=f"fingerprint {fingerprint}, found {found}",
-            hint="Copy the same corpus to every machine, or start the run again.",
-        )
-    return corpus
-
-
-def _fold(corpus: Corpus, spec: Spec) -> Fold | None:
-    if spec.folds.by is None:
+def _epoch(report: EpochReport | None, failure: training.Diverged | None) -> Epoch | None:
+    if failure is not None:
+        return Epoch(diverged=str(failure))
+    if report is None:
         return None
-    return folds(corpus, spec.folds.by, spec.folds.count)[spec.key.fold]  # type: ignore[arg-type]
+    rows = [
+        EpochRow(report.epoch, "train", "loss", report.train_loss),
+        EpochRow(report.epoch, "train", "lr", report.learning_rate),
+    ]
+    return Epoch([*rows, *(EpochRow(report.epoch, "valid", name, value) for name, value in report.valid.items())])

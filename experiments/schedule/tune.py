@@ -33,11 +33,16 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from experiments.schedule.nodes import Guard, wait_for_admission
+from experiments.schedule.occupancy import Occupancy
 from experiments.schedule.packing import Packing
+from experiments.schedule.pinning import settle, small_steps
+from experiments.schedule.pulse import Pulse
 from experiments.schedule.session import Session
 from experiments.schedule.work import Do, Ended, MakeWork, Order, Outcome, Spec
 from experiments.schedule.worker import Worker
 from experiments.space.plan import Resources
+from mer.data.store.shared import VARIABLE as FEATURES
 from mer.errors import UserError
 
 IDLE_S = (0.01, 0.25)
@@ -62,26 +67,10 @@ class Settings:
     """The user's working directory: relative paths mean the same on every worker that has it."""
     modules: tuple[str, ...] = ()
     """Imported when a worker starts, so that its first trial is as quick as its second."""
-
-
-class Pulse:
-    """What workers are doing between two results: an actor that only remembers the last sign of life of each."""
-
-    def __init__(self) -> None:
-        self.last: dict[str, tuple[str, int, float, float]] = {}
-        self.stopping = False
-
-    def beat(self, worker: str, trial: str, epochs: int, value: float) -> bool:
-        self.last[worker] = (trial, epochs, value, time.monotonic())
-        return self.stopping
-
-    def stop(self) -> None:
-        self.stopping = True
-
-    def read(self) -> dict[str, tuple[str, int, float, float]]:
-        """Worker to trial, epochs, last value, and seconds since it was heard of."""
-        now = time.monotonic()
-        return {name: (trial, epochs, value, now - then) for name, (trial, epochs, value, then) in self.last.items()}
+    guarded: bool = False
+    """Does a worker ask whether its node is let in?"""
+    features: str | None = None
+    """The feature store that machines share."""
 
 
 class WorkerTrainable(tune.Trainable):
@@ -96,16 +85,26 @@ class WorkerTrainable(tune.Trainable):
         self._answer: Any = None
         self._orders: list[Order] = []
         self._idle = IDLE_S[0]
+        self._refused = settings.guarded and not wait_for_admission(pulse)
+        if self._refused:
+            return
+        if settings.features:
+            os.environ[FEATURES] = settings.features
         if settings.cwd and Path(settings.cwd).is_dir():
             os.chdir(settings.cwd)
         for module in settings.modules:
             importlib.import_module(module)
+        self._occupancy = Occupancy()
+        if not config["gpus"] and "torch" in settings.modules:
+            settle(small_steps())
         self._worker = Worker(settings.root, settings.make_work, beat=self._beat, boards=settings.boards)
 
     def assign(self, orders: list[Order]) -> None:
         self._orders = orders
 
     def step(self) -> dict[str, Any]:
+        if self._refused:
+            return {"outcomes": None, "refused": True}
         if not self._orders:
             time.sleep(self._idle)
             self._idle = min(self._idle * 2, IDLE_S[1])
@@ -113,7 +112,9 @@ class WorkerTrainable(tune.Trainable):
         self._idle = IDLE_S[0]
         orders, self._orders = self._orders, []
         self._beat(orders[-1].spec, 0, 0.0)
-        return {"outcomes": self._worker.run(orders), "device_mb": _device_memory_mb()}
+        self._occupancy.start()
+        outcomes = self._worker.run(orders)
+        return {"outcomes": outcomes, "device_mb": _device_memory_mb(), "busy": self._occupancy.stop()}
 
     def _beat(self, spec: Spec, epochs: int, value: float) -> bool:
         """Tell that this worker lives; the answer to an earlier call says whether to stop. Never waits.
@@ -254,9 +255,11 @@ class Crew(Callback, Stopper):
         worker = trial.trial_id
         self.actors[worker] = trial.temporary_state.ray_actor
         outcomes: list[Outcome] | None = result.pop("outcomes", None)
+        if result.pop("refused", False):
+            return False  # its node is left out: another worker takes its place elsewhere
         orders: list[Order] = []
         if outcomes is not None:
-            self.packing.measured(outcomes, result.get("device_mb"))
+            self.packing.measured(outcomes, result.get("device_mb"), result.get("busy"))
             orders = self.session.report(worker, outcomes)
             if any(outcome.ended is Ended.BROKEN for outcome in outcomes):
                 self._why[worker] = "its device failed"
@@ -335,15 +338,19 @@ def run_tune(
     gpus: float | None = 0.0,
     hang_s: float = 1800.0,
     tick: Callable[[Crew], None] | None = None,
+    guard: Guard | None = None,
 ) -> None:
     """Run a session to its end on the Ray cluster that this process is connected to.
 
-    gpus  a trial's share of a GPU; None: by measured peak memory
+    gpus   a trial's share of a GPU; None: by measured peak memory and occupancy
+    guard  looks at nodes before trials run there
     """
     packing = Packing(cpus=resources.cpus, gpus=gpus, memory=resources.memory)
     # Beside the driver: on a worker's machine it would be lost with that machine.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     pulse: Any = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
+    if guard is not None:
+        guard.attach(pulse)
     crew = Crew(session, packing, pulse, workers=workers, hang_s=hang_s, tick=tick)
     trainable = tune.with_resources(
         tune.with_parameters(WorkerTrainable, settings=settings, pulse=pulse),

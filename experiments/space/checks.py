@@ -9,18 +9,18 @@ from typing import Any
 from experiments.space.fields import level_table
 from experiments.space.plan import CorpusRef
 from mer import levels
+from mer.encoders import WITHOUT_WEIGHTS
 from mer.errors import UserError
 
-WITHOUT_WEIGHTS = frozenset({"features", "words", "tfidf", "fourier2vec", "logmel"})
-"""Encoders of our tables that have no released weights: `weights` says nothing to them."""
 
-
-def corpus_ref(folder: Path) -> CorpusRef:
+def corpus_ref(folder: Path, address: str | None = None) -> CorpusRef:
     """Read a corpus as far as a plan needs it."""
     from mer.data.corpus import load_corpus
 
     corpus = load_corpus(folder)
     offers = {f"features/{modality}" for modality in corpus.info.features}
+    beside = {modality: folder / "features" / f"{modality}.offsets.npy" for modality in corpus.info.features}
+    offers |= {f"vectors/{modality}" for modality, file in beside.items() if not file.exists()}
     if any(utterance.wav for utterance in corpus.train):
         offers.add("audio")
     if any(utterance.transcript for utterance in corpus.train):
@@ -34,6 +34,7 @@ def corpus_ref(folder: Path) -> CorpusRef:
         synthetic=corpus.info.synthetic,
         sizes={split: len(getattr(corpus, split)) for split in ("train", "valid", "test")},
         offers=frozenset(offers),
+        address=address,
     )
 
 
@@ -47,6 +48,10 @@ def obstacle(recipe: Mapping[str, Any], corpus: CorpusRef) -> str | None:
                 return f"{field} {level['name']} needs dialogues, which corpus {corpus.name} has not"
             if "two_modalities" in needs and len(recipe["encoders"]) < 2:
                 return f"{field} {level['name']} needs two modalities"
+    fusion = recipe.get("fusion") or {}
+    if fusion.get("name") == "none" and len(recipe["encoders"]) > 1 and fusion.get("modality") is None:
+        named = ", ".join(recipe["encoders"])
+        return f"fusion none takes one modality: give it one encoder, or say which of {named} (`modality:`)"
     for modality, encoder in recipe["encoders"].items():
         needs = _requires("encoders", encoder["name"])
         offers = f"features/{modality}" if "features" in needs else next(iter(needs & {"audio", "text"}), None)
@@ -81,8 +86,9 @@ def apply_weights(recipe: dict[str, Any], weights: str, corpus: CorpusRef) -> li
 
 def outside_levels(recipe: Mapping[str, Any]) -> list[str]:
     """Levels that a recipe takes from outside this project (`mylab.gate:DeepGate`)."""
-    names = [recipe[field]["name"] for field in ("fusion", "pooling", "context") if field in recipe]
+    names = [recipe.get(field, {}).get("name", "") for field in ("fusion", "pooling", "context", "loss", "sampler")]
     names += [encoder["name"] for encoder in recipe["encoders"].values()]
+    names += [(config or {}).get("protocol", "") for config in recipe.get("missing", {}).values()]
     return [name for name in names if ":" in name]
 
 

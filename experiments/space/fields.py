@@ -23,10 +23,15 @@ LEVEL_TABLES = {
 }
 """Recipe field to the module whose `LEVELS` names what may stand there."""
 
-SAMPLERS = "mer.data.sampling:SAMPLERS"
+SECTION_TABLES = {"sampler": "mer.data.sampling", "loss": "mer.losses"}
+"""Section of the recipe to the module whose `LEVELS` says what its `name` may be."""
 
 OWN_KEYS = frozenset({"weights", "checkpoint", "revision", "train", "last_k"})
 """What an encoder's entry holds that is no parameter of its class."""
+
+
+PLANNED = frozenset({"bundle"})
+"""Fields of the recipe that the plan sets, and no space file."""
 
 
 @functools.cache
@@ -49,6 +54,15 @@ def level_table(field: str) -> dict[str, str]:
     raise UserError(f"{module} has no table {table}")
 
 
+def all_levels() -> dict[str, dict[str, str]]:
+    """Kind of level to its table, in the order in which an utterance meets them."""
+    modules = {
+        "encoder": "encoders", "fusion": "fusion", "pooling": "pooling", "context": "context",
+        **SECTION_TABLES, "missing": "mer.data.missing",
+    }  # fmt: skip
+    return {kind: level_table(module) for kind, module in modules.items()}
+
+
 @functools.cache
 def sections() -> Mapping[str, type[BaseModel]]:
     """Dotted path of every nested section that is not a level (`""` is the recipe itself)."""
@@ -57,6 +71,8 @@ def sections() -> Mapping[str, type[BaseModel]]:
     def visit(model: type[BaseModel], path: str) -> None:
         found[path] = model
         for name, info in model.model_fields.items():
+            if name in PLANNED and not path:
+                continue
             for kind in (info.annotation, *typing.get_args(info.annotation)):
                 if isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, LevelConfig):
                     visit(kind, f"{path}.{name}" if path else name)
@@ -73,7 +89,7 @@ def fields() -> tuple[str, ...]:
         path
         for section, model in nested.items()
         for name in model.model_fields
-        if (path := f"{section}.{name}" if section else name) not in nested
+        if (section or name not in PLANNED) and (path := f"{section}.{name}" if section else name) not in nested
     )
 
 
@@ -110,6 +126,8 @@ def recipe_path(name: str, where: str | None = None) -> str:
         return name
     head, _, rest = name.partition(".")
     if rest and (head in ("fusion", "pooling", "context") or (head == "encoders" and rest.count(".") <= 1)):
+        return name
+    if name.startswith("loss.options."):
         return name
     if name in _short_names():
         return _short_names()[name]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from experiments.space.estimate import Timings, estimate
 from experiments.space.plan import Plan
-from experiments.space.text import duration, family_sizes
+from experiments.space.text import counted, duration, family_sizes
 from mer.errors import UserError
 
 PER_HALVED_DRAWS = 1.15
@@ -87,7 +87,8 @@ def fit_text(plan: Plan, timings: Timings, budget: float, workers: int = 1) -> s
     every = proposals(plan, timings, workers)
     whole = next(proposal for proposal in every if not proposal.sets)
     lines = [
-        f"time: {duration(budget)} on {workers} worker(s); the plan as declared takes {duration(whole.seconds)}",
+        f"time: {duration(budget)} on {counted(workers, 'worker')}; the plan as declared takes "
+        f"{duration(whole.seconds)}",
         "",
     ]
     lines += ["| | change | time | smallest detectable difference, sd | loss |", "|---|---|---|---|---|"]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from experiments.space.fields import (
     LEVEL_TABLES,
-    SAMPLERS,
+    SECTION_TABLES,
     canonical_level,
     is_level,
     level_table,
@@ -131,10 +131,24 @@ def canonical(data: dict[str, Any], sources: Mapping[str, str]) -> dict[str, Any
                 found[modality] = _canonical(f"encoders.{modality}", level, sources)
         elif found is not None:
             data[head] = _canonical(head, found, sources)
-    sampler = data.get("sampler", {})
-    if isinstance(sampler, dict) and isinstance(sampler.get("name"), str):
-        levels.target(level_table(SAMPLERS), sampler["name"], "sampler", source_of(sources, "sampler.name"))
+    for section, table in SECTION_TABLES.items():
+        found = data.get(section, {})
+        if isinstance(found, dict) and isinstance(found.get("name"), str):
+            _check_named(section, found, level_table(table), sources)
     return data
+
+
+def _check_named(section: str, found: Mapping[str, Any], table: Mapping[str, str], sources: Mapping[str, str]) -> None:
+    """A sampler or a loss: its name, and the options of a loss from outside."""
+    target = levels.target(table, found["name"], section, source_of(sources, f"{section}.name"))
+    options = found.get("options")
+    if isinstance(options, dict) and options:
+        where = source_of(sources, f"{section}.options")
+        if found["name"] in table:
+            raise UserError(
+                f"{section} {found['name']!r} takes no options", where=where, hint="Its fields stand beside."
+            )
+        levels.check_parameters(target, options, section, where)
 
 
 def _canonical(path: str, level: Any, sources: Mapping[str, str]) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.slots import Cell, Scalar
-from experiments.space import checks, contrasts
+from experiments.space import bundles, checks, contrasts
 from experiments.space.design import (
     Factor,
     baseline_of,
@@ -22,7 +22,7 @@ from experiments.space.fields import recipe_path
 from experiments.space.hyper import Hyper
 from experiments.space.includes import load_with_includes, shown
 from experiments.space.layers import Layer, canonical, merge, validate
-from experiments.space.model import Range, Space, read_space
+from experiments.space.model import Range, Space
 from experiments.space.order import balanced
 from experiments.space.plan import (
     COMPLETE,
@@ -34,6 +34,7 @@ from experiments.space.plan import (
     Resources,
     Tuning,
 )
+from experiments.space.read import read_space
 from experiments.space.yaml_text import Document, parse_value
 from mer.errors import UserError, nearest, unknown
 
@@ -63,9 +64,10 @@ def find_space(name: str) -> Path:
 
 
 def open_named_corpus(name: str) -> CorpusRef:
-    from mer.data.corpus import find_corpus
+    from mer.data.places import address_of, find_corpus
 
-    return checks.corpus_ref(find_corpus(name))
+    folder = find_corpus(name)
+    return checks.corpus_ref(folder, address_of(name, folder))
 
 
 def make_plan(
@@ -109,7 +111,9 @@ def _apply_sets(document: Document, sets: Sequence[str]) -> Layer:
             values[recipe_path(key, where)] = part.data
         except UserError as error:
             known = [*Space.model_fields, error.nearest or ""]
-            raise UserError(error.problem, where=where, nearest=error.nearest or nearest(key, known)) from None
+            raise UserError(
+                error.problem, where=where, expected=error.expected, nearest=error.nearest or nearest(key, known)
+            ) from None
     return Layer("--set", values, {path: f"--set {path}" for path in values})
 
 
@@ -166,6 +170,7 @@ class _Planner:
         if space.folds is not None:
             count = checks.fold_count(space.folds.by, space.folds.count, list(corpora.values()))
             folds = Folds(space.folds.by, count)
+        bundling, bundled, alone = bundles.choose(space.bundle, cells, corpora)
         asha = space.tune.pruner.asha
         gpus = space.resources.gpus
         return Plan(
@@ -188,6 +193,9 @@ class _Planner:
                 eta=Tuning.eta if asha is None else asha.eta,
                 exempt=space.tune.exempt,
             ),
+            bundling=bundling,
+            bundled=bundled,
+            alone=alone,
             hypers=hypers,
             conditions=conditions,
             contrasts=tuple(declared),
@@ -394,7 +402,11 @@ class _Planner:
         if self.random_encoders:
             names = ", ".join(self.random_encoders)
             notices.append(f"RANDOM WEIGHTS: {names} are tiny and untrained here; their numbers say nothing about them")
-        notices += [f"corpus {ref.name} is SYNTHETIC" for ref in corpora.values() if ref.synthetic]
+        notices += [
+            f"corpus {ref.name} is SYNTHETIC; its numbers say nothing about people"
+            for ref in corpora.values()
+            if ref.synthetic
+        ]
         notices += [f"{name} comes from outside this project and will be imported" for name in self.outside]
         if self.space.tune.once:
             notices.append("tuned once: every claim is 'given these hyperparameters'")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from experiments.slots import Scalar
-from experiments.space.yaml_text import Document
-from mer.errors import UserError, UserErrors, unknown
 from mer.recipe import Metric, MissingConfig
 
 
@@ -31,18 +29,22 @@ Selection = Annotated[dict[str, list[Scalar]], BeforeValidator(_level_lists)]
 
 
 class Design(_Strict):
-    """kind: full (every combination) | one_factor (around the baseline) | fraction (a balanced part of full) | list.
+    """Which combinations of levels become cells. Short: `full`, `one_factor`, `{fraction: 0.25}`, a list of cells."""
 
-    interactions   with one_factor: sets of factors whose levels are crossed, the others at the baseline; a factor's
-                   levels may be named to cross only those
-    share          with fraction: how much of the full grid
-    cells          with list: levels by factor; a factor left out is at the baseline
-    """
-
-    kind: Literal["full", "one_factor", "fraction", "list"] = "full"
-    interactions: list[Annotated[dict[str, list[Scalar] | None], BeforeValidator(lambda v: _interaction(v))]] = []
-    share: float = Field(default=1.0, gt=0, le=1)
-    cells: list[dict[str, Scalar]] = []
+    kind: Literal["full", "one_factor", "fraction", "list"] = Field(
+        default="full",
+        description="full: every combination; one_factor: one factor at a time around the baseline; fraction: a "
+        "balanced part of full; list: the cells named",
+    )
+    interactions: list[Annotated[dict[str, list[Scalar] | None], BeforeValidator(lambda v: _interaction(v))]] = Field(
+        default=[],
+        description="one_factor: sets of factors that are crossed, all their levels or those named, the others at the "
+        "baseline",
+    )
+    share: float = Field(default=1.0, gt=0, le=1, description="fraction: how much of the full grid")
+    cells: list[dict[str, Scalar]] = Field(
+        default=[], description="list: levels by factor; a factor left out is at the baseline"
+    )
 
 
 def _interaction(value: Any) -> Any:
@@ -66,18 +68,18 @@ def _design(value: Any) -> Any:
 class Rule(_Strict):
     """Cells that match every factor named here are not run."""
 
-    when: Selection = Field(min_length=1)
-    reason: str = Field(min_length=1)
+    when: Selection = Field(min_length=1, description="factor to level or levels")
+    reason: str = Field(min_length=1, description="shown beside the cell in every table")
 
 
 class Range(_Strict):
     """One of: loguniform, uniform, int, logint (each [low, high]), choice (a list)."""
 
-    loguniform: list[float] | None = None
-    uniform: list[float] | None = None
-    int_: list[int] | None = Field(default=None, alias="int")
-    logint: list[int] | None = None
-    choice: list[Scalar] | None = None
+    loguniform: list[float] | None = Field(default=None, description="[low, high], evenly in the logarithm")
+    uniform: list[float] | None = Field(default=None, description="[low, high], evenly")
+    int_: list[int] | None = Field(default=None, alias="int", description="[low, high], whole numbers, both included")
+    logint: list[int] | None = Field(default=None, description="the same, evenly in the logarithm")
+    choice: list[Scalar] | None = Field(default=None, description="two or more values, each as likely")
 
     @model_validator(mode="after")
     def _check(self) -> Range:
@@ -105,17 +107,21 @@ class Range(_Strict):
 class TuneOverride(_Strict):
     """For cells that match: other ranges, further parameters, or null for one that is not tuned there."""
 
-    when: Selection = Field(min_length=1)
-    parameters: dict[str, Range | None] = Field(min_length=1)
+    when: Selection = Field(min_length=1, description="factor to level or levels")
+    parameters: dict[str, Range | None] = Field(min_length=1, description="field of the recipe to its range, or null")
 
 
 class Asha(_Strict):
+    """Successive halving inside one cell and study, made deterministic."""
+
     grace: int = Field(default=2, ge=1, description="epochs before the first judgement")
     eta: float = Field(default=4.0, gt=1, description="one in eta goes on")
 
 
 class Pruner(_Strict):
-    asha: Asha | None = None
+    """How draws end early. Short: `asha`, `none`."""
+
+    asha: Asha | None = Field(default=None, description="null: every draw runs to its end")
 
 
 def _pruner(value: Any) -> Any:
@@ -123,25 +129,37 @@ def _pruner(value: Any) -> Any:
 
 
 class Tune(_Strict):
-    parameters: dict[str, Range] = {}
-    overrides: list[TuneOverride] = []
-    draws: int = Field(default=8, ge=1)
-    per: Names | None = None
-    once: bool = False
-    sampler: Literal["sobol", "random", "tpe"] = "sobol"
+    """Hyperparameters: nuisance, not comparison. Every cell gets the same number of draws from the same points."""
+
+    parameters: dict[str, Range] = Field(default={}, description="field of the recipe to its range")
+    overrides: list[TuneOverride] = Field(default=[], description="other ranges for some levels")
+    draws: int = Field(default=8, ge=1, description="points tried in each cell and study")
+    per: Names | None = Field(
+        default=None, description="factors: cells that agree on them share one tuning; null: every cell its own"
+    )
+    once: bool = Field(default=False, description="tune in the first study alone; claims are then conditional on it")
+    sampler: Literal["sobol", "random", "tpe"] = Field(
+        default="sobol", description="sobol and random: the same points in every cell; tpe: adapts, and is sequential"
+    )
     batch: int = Field(default=1, ge=1, description="tpe: draws proposed together")
     startup: int = Field(default=4, ge=1, description="tpe: Sobol points before the first proposal")
-    pruner: Annotated[Pruner, BeforeValidator(_pruner)] = Pruner(asha=Asha())
+    pruner: Annotated[Pruner, BeforeValidator(_pruner)] = Field(
+        default=Pruner(asha=Asha()), description="whether and how draws end early"
+    )
     exempt: float = Field(default=0.25, ge=0, le=1, description="share of draws that is never pruned")
 
 
 class Studies(_Strict):
-    count: int = Field(default=5, ge=1)
+    """Independent repetitions of the whole experiment. Short: `studies: 5`."""
+
+    count: int = Field(default=5, ge=1, description="how many; the n of every test")
     resplit: bool = Field(default=False, description="each study has its own train/valid split")
 
 
 class FoldsModel(_Strict):
-    by: Literal["speaker", "dialogue", "session"]
+    """Outer test folds; everything is chosen inside a fold's training part. Short: `folds: speaker`."""
+
+    by: Literal["speaker", "dialogue", "session"] = Field(description="what a fold leaves out")
     count: int | None = Field(default=None, ge=2, description="null: leave one group out at a time")
 
 
@@ -154,9 +172,9 @@ def _studies(value: Any) -> Any:
 
 
 class ConditionModel(MissingConfig):
-    """A missing-modality protocol at test time, with the name that tables show."""
+    """A missing-modality protocol at test time. A list of rates is one condition for each."""
 
-    name: str | None = None
+    name: str | None = Field(default=None, description="what tables call it; null: made from the protocol")
 
 
 def _condition(value: Any) -> Any:
@@ -181,15 +199,23 @@ def _conditions(value: Any) -> Any:
 class Comparison(_Strict):
     """One of: each (a factor: every level against the baseline's), a and b, interaction (two levels of two factors)."""
 
-    name: str | None = None
-    each: str | None = None
-    a: dict[str, Scalar] | None = None
-    b: dict[str, Scalar] | None = None
-    interaction: dict[str, list[Scalar]] | None = None
-    equivalence: float | None = Field(default=None, gt=0, description="margin, in the metric's unit (0.01: a point)")
-    metric: Metric | None = None
-    condition: str | None = None
-    scope: Literal["this test set", "new dialogues", "new speakers", "new corpora"] | None = None
+    name: str | None = Field(
+        default=None, description="what the plan calls it, and tables where levels alone do not say it"
+    )
+    each: str | None = Field(default=None, description="a factor: every other level against the baseline's")
+    a: dict[str, Scalar] | None = Field(default=None, description="factor to level: the first of the two")
+    b: dict[str, Scalar] | None = Field(default=None, description="factor to level: what it is compared with")
+    interaction: dict[str, list[Scalar]] | None = Field(
+        default=None, description="two factors, two levels each: does one's effect depend on the other?"
+    )
+    equivalence: float | None = Field(
+        default=None, gt=0, description="a margin, as a share (0.01 is a point): is the difference smaller than that?"
+    )
+    metric: Metric | None = Field(default=None, description="null: those of `contrasts.metrics`")
+    condition: str | None = Field(default=None, description="null: those of `contrasts.conditions`")
+    scope: Literal["this test set", "new dialogues", "new speakers", "new corpora"] | None = Field(
+        default=None, description="null: that of `contrasts.scope`"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Comparison:
@@ -206,15 +232,23 @@ class Comparison(_Strict):
 
 
 class Contrasts(_Strict):
-    """Everything that is claimed. All of it forms one family unless `family` says otherwise."""
+    """Everything that is claimed; all of it forms the family that Holm's correction runs over."""
 
-    compare: list[Annotated[Comparison, BeforeValidator(lambda v: {"each": v} if isinstance(v, str) else v)]] = []
-    test: Literal["paired_t", "sign_flip", "wilcoxon"] = "paired_t"
-    family: str = "main"
-    alpha: float = Field(default=0.05, gt=0, lt=1)
-    metrics: Annotated[list[Metric], BeforeValidator(_as_list)] | None = None
-    conditions: Names | None = None
-    scope: Literal["this test set", "new dialogues", "new speakers", "new corpora"] = "this test set"
+    compare: list[Annotated[Comparison, BeforeValidator(lambda v: {"each": v} if isinstance(v, str) else v)]] = Field(
+        default=[], description="the comparisons; a factor's name is short for `{each: factor}`"
+    )
+    test: Literal["paired_t", "sign_flip", "wilcoxon"] = Field(
+        default="paired_t", description="the decisive test, over paired studies"
+    )
+    family: str = Field(default="main", description="name of the family")
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="level of the family's errors; intervals have 1 - alpha")
+    metrics: Annotated[list[Metric], BeforeValidator(_as_list)] | None = Field(
+        default=None, description="metrics that are claimed; null: the space's metric"
+    )
+    conditions: Names | None = Field(default=None, description="conditions that are claimed; null: complete")
+    scope: Literal["this test set", "new dialogues", "new speakers", "new corpora"] = Field(
+        default="this test set", description="what the claims are about"
+    )
     sd: float | None = Field(default=None, gt=0, description="expected sd of a paired difference, for the plan's power")
 
 
@@ -231,10 +265,27 @@ def _bytes(value: Any) -> Any:
 
 
 class ResourcesModel(_Strict):
-    cpus: float = Field(default=1.0, gt=0)
+    """What one trial gets."""
+
+    cpus: float = Field(default=1.0, gt=0, description="processors")
     gpus: float | Literal["auto"] = Field(default=0.0, description="a share of one GPU, whole GPUs, or auto")
     memory: Annotated[int | None, BeforeValidator(_bytes)] = Field(default=None, description="bytes, or 4GB")
     threads: int = Field(default=1, ge=1, description="CPU threads of a trial; part of the recipe")
+
+
+class BundleModel(_Strict):
+    """Trials of a cell that are trained in one step."""
+
+    size: int = Field(default=8, ge=1, description="trials in one step at most; 1: each alone")
+    studies: int = Field(default=4, ge=1, description="studies that are planned together, so that confirms can be")
+
+
+def _bundle(value: Any) -> Any:
+    if value is False or value == "none":
+        return "off"
+    if isinstance(value, bool) or (isinstance(value, str) and value not in ("auto", "off")):
+        raise ValueError("give auto, off, a number of trials, or {size: ..., studies: ...}")
+    return {"size": value} if isinstance(value, int) else value
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -252,94 +303,58 @@ def seconds(value: Any) -> Any:
 
 
 class LimitsModel(_Strict):
+    """When a run ends although its plan is not done; the same command goes on."""
+
     time: Annotated[float | None, BeforeValidator(seconds)] = Field(default=None, gt=0, description="seconds, or 2h")
-    trials: int | None = Field(default=None, ge=1)
-    price_per_hour: float | None = Field(default=None, ge=0)
-    currency: str = "USD"
+    trials: int | None = Field(default=None, ge=1, description="trials of one run")
+    price_per_hour: float | None = Field(default=None, ge=0, description="of one worker, for the plan's estimate")
+    currency: str = Field(default="USD", description="of that price")
 
 
 class Space(_Strict):
     """A space file. `base` and `factors` hold recipe fields and are checked by `experiments.space.design`."""
 
-    description: str = ""
-    corpora: Annotated[list[str], BeforeValidator(_as_list)] = Field(default=["demo"], min_length=1)
-    weights: Literal["auto", "pretrained", "tiny", "scratch"] = "auto"
-    base: dict[str, Any]
-    factors: dict[str, Any] = {}
-    baseline: dict[str, Scalar] = {}
-    design: Annotated[Design, BeforeValidator(_design)] = Design()
-    exclude: list[Rule] = []
-    tune: Tune = Tune()
-    studies: Annotated[Studies, BeforeValidator(_studies)] = Studies()
-    folds: Annotated[FoldsModel | None, BeforeValidator(_folds)] = None
-    conditions: Annotated[list[ConditionModel], BeforeValidator(_conditions)] = []
-    contrasts: Annotated[Contrasts, BeforeValidator(_contrasts)] = Contrasts()
-    metric: Metric = "ua"
-    direction: Literal["max", "min"] = "max"
-    resources: ResourcesModel = ResourcesModel()
-    limits: LimitsModel = LimitsModel()
-    keep: Literal["best", "all", "none"] = "best"
-
-
-def read_space(document: Document) -> Space:
-    """A document as a space; every mistake with its line, all of them at once."""
-    if not isinstance(document.data, dict):
-        raise UserError("expected a mapping with corpora, base, factors, ...", where=document.where())
-    try:
-        return Space.model_validate(document.data)
-    except ValidationError as error:
-        found = [_as_user_error(problem, document) for problem in error.errors()]
-    raise found[0] if len(found) == 1 else UserErrors(found)
-
-
-def _as_user_error(problem: Any, document: Document) -> UserError:
-    path = _known_path(problem["loc"], document)
-    where = document.where(*path)
-    name = ".".join(str(part) for part in path)
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        return unknown(f"key of {'.'.join(map(str, path[:-1])) or 'a space'}", path[-1], _keys_at(path[:-1]), where)
-    if kind == "missing":
-        return UserError(f"{'.'.join(str(part) for part in problem['loc'])} is missing", where=where)
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if kind == "value_error":
-        return UserError(f"{name}: {message}", where=where)
-    shown = repr(problem["input"])
-    return UserError(f"{name}: {message}, found {shown if len(shown) < 60 else shown[:57] + '...'}", where=where)
-
-
-def _known_path(loc: tuple[str | int, ...], document: Document) -> tuple[str | int, ...]:
-    """The part of pydantic's location that exists in the document (it adds names of types and unfolded forms)."""
-    found: list[str | int] = []
-    data = document.data
-    for part in loc:
-        if isinstance(data, dict) and part in data:
-            data = data[str(part)]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            continue
-        found.append(part)
-    return tuple(found)
-
-
-def _keys_at(path: tuple[str | int, ...]) -> list[str]:
-    """The keys that a space may have at a path."""
-    import typing
-
-    model: Any = Space
-    for part in path:
-        if isinstance(part, int) or not hasattr(model, "model_fields"):
-            continue
-        info = model.model_fields.get(part)
-        if info is None:
-            continue
-        models = [kind for kind in _leaves(info.annotation, typing) if hasattr(kind, "model_fields")]
-        model = models[0] if models else model
-    return [info.alias or name for name, info in model.model_fields.items()]
-
-
-def _leaves(annotation: Any, typing: Any) -> list[Any]:
-    inner = typing.get_args(annotation)
-    return [leaf for part in inner for leaf in _leaves(part, typing)] if inner else [annotation]
+    description: str = Field(default="", description="what is compared and why, for its readers")
+    corpora: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default=["demo"], min_length=1, description="names or folders; `--data` replaces them"
+    )
+    weights: Literal["auto", "pretrained", "tiny", "scratch"] = Field(
+        default="auto",
+        description="of encoders that leave it open; auto: tiny random ones on a synthetic corpus, released ones on "
+        "any other",
+    )
+    base: dict[str, Any] = Field(description="fields of the recipe that all cells have in common")
+    factors: dict[str, Any] = Field(
+        default={}, description="what is compared: a list of values for a field, or named bundles of fields"
+    )
+    baseline: dict[str, Scalar] = Field(
+        default={}, description="the level that others are held against, by factor; by default the first of each"
+    )
+    design: Annotated[Design, BeforeValidator(_design)] = Field(
+        default=Design(), description="which combinations of levels become cells"
+    )
+    exclude: list[Rule] = Field(default=[], description="cells that are not run, with the reason")
+    tune: Tune = Field(default=Tune(), description="hyperparameters, and how they are searched")
+    studies: Annotated[Studies, BeforeValidator(_studies)] = Field(
+        default=Studies(), description="independent repetitions of the whole experiment"
+    )
+    bundle: Annotated[Literal["auto", "off"] | BundleModel, BeforeValidator(_bundle)] = Field(
+        default="auto", description="train several trials of a cell in one step, where that pays; a number: so many"
+    )
+    folds: Annotated[FoldsModel | None, BeforeValidator(_folds)] = Field(
+        default=None, description="outer test folds; null: the corpus's own test split"
+    )
+    conditions: Annotated[list[ConditionModel], BeforeValidator(_conditions)] = Field(
+        default=[], description="test-time situations that confirmed models are scored under, beside `complete`"
+    )
+    contrasts: Annotated[Contrasts, BeforeValidator(_contrasts)] = Field(
+        default=Contrasts(), description="what is claimed; a list is short for `{compare: [...]}`"
+    )
+    metric: Metric = Field(default="ua", description="picks epochs and draws, and is the first column of every table")
+    direction: Literal["max", "min"] = Field(default="max", description="which end of the metric is the better one")
+    resources: ResourcesModel = Field(default=ResourcesModel(), description="what one trial gets")
+    limits: LimitsModel = Field(default=LimitsModel(), description="when a run ends although its plan is not done")
+    keep: Literal["best", "all", "none"] = Field(
+        default="best",
+        description="models of the confirm stage; best: of the best validation epoch; all: of the last epoch too",
+    )

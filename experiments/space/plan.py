@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.slots import Cell, Scalar, Slot, Stage
+from experiments.space import units
 from experiments.space.hyper import Hyper, sobol_value
 from mer.streams import Streams, derive, streams
 
@@ -36,7 +37,10 @@ class CorpusRef:
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Split to number of utterances."""
     offers: frozenset[str] = frozenset()
-    """What an encoder may read: `audio` (wavs), `text` (transcripts), `features/<modality>`."""
+    """What an encoder may read: `audio` (wavs), `text` (transcripts), `features/<modality>`, and `vectors/<modality>`
+    where those are one frame an utterance."""
+    address: str | None = None
+    """What any machine finds it by (`s3://...`, `demo`), where that is not its folder."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,14 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Bundling:
+    """How many trials are trained in one step at most, and how many studies are planned together for that."""
+
+    size: int = 1
+    studies: int = 1
+
+
+@dataclass(frozen=True)
 class Folds:
     """Outer test folds. `by` is None: the corpus's own test split, one fold numbered 0."""
 
@@ -132,7 +144,8 @@ class Plan:
 
     cells      in planned order, skipped ones (`cell.skip`) included: they are slots too, with a reason
     hypers     (corpus, cell) to its tuned hyperparameters
-    overrides  what `--set` fixes: recipe path to value, above every draw
+    bundling   how trials are put together, in the cells (corpus, cell) of `bundled`; see `experiments.space.units`
+    alone      why other cells are not bundled, and how many they are
     notices    what the user should read before a run (tiny weights, levels from outside, ...)
     """
 
@@ -144,6 +157,9 @@ class Plan:
     folds: Folds = Folds()
     resplit: bool = False
     tuning: Tuning = Tuning()
+    bundling: Bundling = Bundling()
+    bundled: frozenset[tuple[str, str]] = frozenset()
+    alone: Mapping[str, int] = field(default_factory=dict)
     hypers: Mapping[tuple[str, str], tuple[Hyper, ...]] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = (COMPLETE,)
     contrasts: tuple[Contrast, ...] = ()
@@ -217,15 +233,24 @@ class Plan:
     # ---- slots -----------------------------------------------------------------------------------------------
 
     def slots(self) -> Iterator[Slot]:
-        """Every slot in planned order: study by study, cells in their balanced order, a cell's draws, its confirm."""
-        for study in range(self.studies):
-            for cell in self.cells:
-                tunes = self.is_lead(cell) and (study == 0 or not self.tuning.once)
-                for fold in range(self.folds.count):
-                    if tunes:
-                        for draw in range(self.draws_of(cell)):
-                            yield Slot(cell.corpus, cell.name, study, fold, Stage.TUNE, draw)
-                    yield Slot(cell.corpus, cell.name, study, fold, Stage.CONFIRM)
+        """Every slot in planned order: see `experiments.space.units`."""
+        return units.slots(self)
+
+    def shaping(self, cell: Cell) -> tuple[str, ...]:
+        """The tuned paths of a cell that change its architecture, so that trials with other values cannot be trained
+        in one step with it."""
+        key = (cell.corpus, cell.name)
+        if key not in self._shaping:
+            from mer.bundle.declared import is_own
+
+            recipe = self.recipe(Slot(cell.corpus, cell.name, 0, 0, Stage.CONFIRM), {})
+            paths = (hyper.path for hyper in self.hypers.get(key, ()))
+            self._shaping[key] = tuple(path for path in paths if not is_own(path, recipe))
+        return self._shaping[key]
+
+    @functools.cached_property
+    def _shaping(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        return {}
 
     @functools.cached_property
     def n_slots(self) -> int:

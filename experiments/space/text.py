@@ -80,6 +80,7 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
         shared = "" if tuning.per is None else f", shared by {' × '.join(tuning.per) or 'all cells'}"
         once = ", in study 0 only" if tuning.once else ""
         lines.append(f"  {tuning.draws} draws ({tuning.sampler}) per cell, study and fold{shared}{once}; {pruner}")
+    lines += _bundles(plan)
     already = len(set(done))
     lines.append(
         f"  trials: {counts[Stage.TUNE]} tune + {counts[Stage.CONFIRM]} confirm = {plan.n_slots}; "
@@ -97,7 +98,8 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
         lines.append("  time: not estimated (no timed smoke batch)")
     else:
         lines.append(
-            f"  time: {duration(total)} of work, {duration(total / workers)} on {workers} worker(s), by a smoke run"
+            f"  time: {duration(total)} of work, {duration(total / workers)} on {counted(workers, 'worker')}, "
+            "by a smoke run"
         )
         if plan.limits.price_per_hour is not None:
             price = total / 3600 * plan.limits.price_per_hour
@@ -107,11 +109,34 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "study"), counted(3, "study"), counted(2, "worker")
+    ('1 study', '3 studies', '2 workers')
+    """
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def _bundles(plan: Plan) -> list[str]:
+    """How many cells are trained in bundles, and why others are not."""
+    lines = []
+    if plan.bundled:
+        lines.append(
+            f"  bundles: {counted(len(plan.bundled), 'cell')}, up to {plan.bundling.size} trials in one step, "
+            f"{plan.bundling.studies} studies at a time"
+        )
+    for reason, count in sorted(plan.alone.items(), key=lambda item: -item[1]):
+        lines.append(f"  {'not bundled' if plan.bundled else 'no bundles'}: {counted(count, 'cell')}, {reason}")
+    return lines
+
+
 def _studies(plan: Plan) -> str:
     folds = f" × {plan.folds.count} folds by {plan.folds.by}" if plan.folds.by else ""
     resplit = ", each with its own train/valid split" if plan.resplit else ""
-    return f"{plan.studies} studies{folds}{resplit}; {len(plan.conditions)} test condition(s): " + ", ".join(
-        condition.name for condition in plan.conditions
+    return (
+        f"{counted(plan.studies, 'study')}{folds}{resplit}; {counted(len(plan.conditions), 'test condition')}: "
+        + ", ".join(condition.name for condition in plan.conditions)
     )
 
 

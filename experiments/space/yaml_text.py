@@ -39,7 +39,11 @@ class Document:
     lines: dict[Path_, str] = field(default_factory=dict)
 
     def where(self, *path: str | int) -> str | None:
-        """The line of a path, or of the nearest enclosing part that has one."""
+        """The line of a path, else of the first part below it, else of the nearest enclosing part that has one."""
+        if path not in self.lines and path:
+            below = next((line for known, line in self.lines.items() if known[: len(path)] == path), None)
+            if below is not None:
+                return below
         for end in range(len(path), -1, -1):
             if path[:end] in self.lines:
                 return self.lines[path[:end]]

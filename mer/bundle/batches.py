@@ -26,6 +26,9 @@ def together(
     splits: Sequence[SplitData], rows: Rows, available: Sequence[np.ndarray]
 ) -> tuple[Inputs, list[Sizes | None], Sizes]:
     """The members' batches padded to a common shape; one that takes no part has rows of nothing."""
+    chosen = [own for own in rows if own is not None]
+    if len(chosen) == len(rows) and all(split is splits[0] for split in splits) and len({len(x) for x in chosen}) == 1:
+        return _at_once(splits[0], chosen, available)
     own = [
         None if chosen is None else split.batch(chosen, mask, dialogues=False)
         for split, chosen, mask in zip(splits, rows, available, strict=True)
@@ -43,6 +46,27 @@ def together(
             _padded([None if x is None else x.mask for x in found], (common.rows, frames)),
         )
     return inputs, sizes, common
+
+
+def _at_once(
+    split: SplitData, rows: Sequence[np.ndarray], available: Sequence[np.ndarray]
+) -> tuple[Inputs, list[Sizes | None], Sizes]:
+    """Batches of as many rows each out of one split are gathered as one."""
+    members, count = len(rows), len(rows[0])
+    kept = np.concatenate([split.kept(own, mask) for own, mask in zip(rows, available, strict=True)])
+    batch = split.gather(np.concatenate(rows), kept)
+    frames = {
+        name: np.where(kept[:, column], array.lengths[np.concatenate(rows)], 0).reshape(members, count).max(1).clip(1)
+        for column, (name, array) in enumerate(split.arrays.items())
+    }
+    sizes: list[Sizes | None] = [
+        Sizes(count, {name: int(longest[member]) for name, longest in frames.items()}) for member in range(members)
+    ]
+    inputs = {
+        name: (x.values.view(members, count, *x.values.shape[1:]), x.mask.view(members, count, -1))
+        for name, x in batch.items()
+    }
+    return inputs, sizes, Sizes(count, {name: int(longest.max()) for name, longest in frames.items()})
 
 
 def labels_of(splits: Sequence[SplitData], rows: Rows, count: int) -> tuple[Tensor, Tensor]:

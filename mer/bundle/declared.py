@@ -55,6 +55,8 @@ def why_not(recipe: Recipe) -> str | None:
             return f"{field} {name}: {declared.unbundled}"
         if field != "encoders" and "dialogue" in declared.requires:
             return f"{field} {name}: {WHOLE_DIALOGUES}"
+    if ":" in recipe.loss.name and (reason := levels.declaration(recipe.loss.name).unbundled):
+        return f"loss {recipe.loss.name}: {reason}"
     return None
 
 

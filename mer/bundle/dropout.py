@@ -13,6 +13,7 @@ one after the other. A model with any other axis cannot be bundled, and is refus
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,8 +81,11 @@ class Site:
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         return tuple(sum(axis.parts(sizes)) for axis in self.axes)
 
-    def place(self, into: Tensor, own: Tensor, common: Sizes, sizes: Sizes) -> None:
-        """Copy a mask at a member's own shape into its place in one at the common shape."""
+    def lay(self, into: Tensor, own: Tensor, common: Sizes, sizes: Sizes) -> None:
+        """Copy numbers at a member's own shape to their places among those at the common shape."""
+        if own.shape == into.shape:
+            into.copy_(own)
+            return
         pieces = [_slices(axis.parts(common), axis.parts(sizes)) for axis in self.axes]
         for chosen in itertools.product(*pieces):
             into[tuple(wide for wide, _ in chosen)] = own[tuple(narrow for _, narrow in chosen)]
@@ -226,21 +230,63 @@ def draw(
     Beyond a member's own rows and frames stand zeros. A member without sizes takes no part in this step: nothing is
     drawn for it.
     """
+    if generators[0].device.type == "cpu" and all(site.wish.kind == "dropout" for site in sites):
+        return _draw_in_one_go(sites, sizes, common, generators, dtype)
     found = []
     for site in sites:
-        shape = site.shape(common)
-        drawn = torch.zeros((len(sizes), *shape), dtype=dtype, device=generators[0].device)
+        drawn = torch.zeros((len(sizes), *site.shape(common)), dtype=dtype, device=generators[0].device)
         for member, own in enumerate(sizes):
             if own is None:
                 continue
-            if not site.wish.strengths[member]:
+            if site.wish.strengths[member]:
+                site.lay(drawn[member], site.wish.draw(member, site.shape(own), generators[member], dtype), common, own)
+            else:
+                drawn[member] = site.wish.neutral
+        found.append(drawn)
+    return found
+
+
+def _draw_in_one_go(
+    sites: Sequence[Site],
+    sizes: Sequence[Sizes | None],
+    common: Sizes,
+    generators: Sequence[torch.Generator],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """As `draw`: torch's generator on a CPU gives the same numbers one by one as many together."""
+    if all(own == common for own in sizes) and all(all(site.wish.strengths) for site in sites):
+        return _draw_alike(sites, common, generators, dtype)
+    found = [torch.zeros((len(sizes), *site.shape(common)), dtype=dtype) for site in sites]
+    for member, own in enumerate(sizes):
+        if own is None:
+            continue
+        shapes = [site.shape(own) if site.wish.strengths[member] else None for site in sites]
+        counts = [0 if shape is None else math.prod(shape) for shape in shapes]
+        numbers = torch.split(torch.rand(sum(counts), generator=generators[member]), counts)
+        for site, drawn, shape, noise in zip(sites, found, shapes, numbers, strict=True):
+            if shape is None:
                 drawn[member] = site.wish.neutral
                 continue
-            own_shape = site.shape(own)
-            numbers = site.wish.draw(member, own_shape, generators[member], dtype)
-            if own_shape == shape:
-                drawn[member] = numbers
+            p = site.wish.strengths[member]
+            if shape == drawn.shape[1:]:
+                torch.ge(noise.view(shape), p, out=drawn[member]).mul_(1 / (1 - p))
             else:
-                site.place(drawn[member], numbers, common, own)
-        found.append(drawn)
+                site.lay(drawn[member], noise.view(shape).ge_(p).to(dtype).mul_(1 / (1 - p)), common, own)
+    return found
+
+
+def _draw_alike(
+    sites: Sequence[Site], common: Sizes, generators: Sequence[torch.Generator], dtype: torch.dtype
+) -> list[Tensor]:
+    """Where all members' batches have one shape: a few operations a dropout instead of a few for each member."""
+    shapes = [site.shape(common) for site in sites]
+    counts = [math.prod(shape) for shape in shapes]
+    numbers = torch.empty(len(generators), sum(counts))
+    for row, generator in zip(numbers, generators, strict=True):
+        torch.rand(len(row), generator=generator, out=row)
+    found = []
+    for site, shape, noise in zip(sites, shapes, torch.split(numbers, counts, dim=1), strict=True):
+        kept = noise.reshape(len(numbers), *shape)
+        p = torch.tensor(site.wish.strengths, dtype=torch.float64).view(-1, *[1] * len(shape))
+        found.append((kept >= p.float()).to(dtype).mul_((1 / (1 - p)).to(dtype)))
     return found

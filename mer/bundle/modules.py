@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mer.bundle.dropout import GivenDropout, GivenNoise, Supply
 from mer.errors import UserError
-from mer.layers import Attention, Dropout, Noise
+from mer.layers import Attention, Dropout, Noise, Swap
 
 
 class MemberLSTM(torch.autograd.Function):
@@ -97,6 +97,8 @@ def skeleton(models: Sequence[nn.Module], supply: Supply) -> nn.Module:
             elif type(child) is Noise:
                 strengths = [cast("Noise", model.get_submodule(place)).deviation for model in models]
                 setattr(parent, name, GivenNoise(strengths, supply))
+            elif isinstance(child, Swap) and not child.share:
+                continue
             elif isinstance(child, nn.LSTM):
                 setattr(parent, name, BundledLSTM(child))
             elif type(child) is nn.Linear:

@@ -196,9 +196,8 @@ class BundleTrainer:
 
     # --- the arithmetic ----------------------------------------------------------------------------------------------
 
-    def _logits(self, flat: Tensor, inputs: Inputs, drawn: Sequence[Tensor]) -> Tensor:
+    def _logits(self, weights: Mapping[str, Tensor], inputs: Inputs, drawn: Sequence[Tensor]) -> Tensor:
         """`[k, B, C]`, of the skeleton in its present mode."""
-        weights = self.weights.named(flat)
 
         def one(weights: Mapping[str, Tensor], inputs: Inputs, drawn: Sequence[Tensor]) -> Tensor:
             self._supply.load(drawn)
@@ -245,7 +244,8 @@ class BundleTrainer:
         loading = 0.0
         for step in range(max(map(len, plans))):
             now = [plan[step] if step < len(plan) else [] for plan in plans]
-            leaf = self.weights.flat.detach().requires_grad_()
+            leaves = self.weights.leaves()
+            grads: list[Tensor] = []
             for micro in range(max(map(len, now))):
                 before = time.perf_counter()
                 rows = [group[micro] if micro < len(group) else None for group in now]
@@ -253,22 +253,24 @@ class BundleTrainer:
                 labels, real = labels_of([m.train for m in members], rows, common.rows)
                 drawn = draw(self._sites, sizes, common, [m.generator for m in members], self.weights.flat.dtype)
                 loading += time.perf_counter() - before
-                each = self._losses(self._logits(leaf, inputs, drawn), labels, real)
+                each = self._losses(self._logits(leaves, inputs, drawn), labels, real)
                 # Accumulated batches weigh by their size, so that splitting a batch does not change the step.
                 shares = [
                     0.0 if own is None else len(own) / sum(map(len, group))
                     for own, group in zip(rows, now, strict=True)
                 ]
-                torch.autograd.backward((each * torch.tensor(shares, dtype=each.dtype).to(self.device)).sum())
+                weights = torch.tensor(shares, dtype=each.dtype).to(self.device, non_blocking=True)
+                total = (each * weights).sum()
+                found = torch.autograd.grad(total, list(leaves.values()))
+                grads = [a + b for a, b in zip(grads, found, strict=True)] if grads else list(found)
                 losses.append(each.detach())
                 took.append([own is not None for own in rows])
-            assert leaf.grad is not None
-            self.weights.optimizer.step(leaf.grad, rates[step], [bool(group) for group in now])
+            self.weights.optimizer.step(grads, rates[step], [bool(group) for group in now])
         values, there = torch.stack(losses).cpu(), torch.tensor(took)
         return [float(values[there[:, i], i].mean()) for i in range(len(members))], loading
 
     def _rates(self, plans: Sequence[Sequence[Sequence[np.ndarray]]]) -> Tensor:
-        """`[steps, k, G]`: learning rates of an epoch, sent to the device at once."""
+        """`[steps, k, G]`: learning rates of an epoch, in float64; sent to a GPU at once."""
         members = self._members()
         found = np.zeros((max(map(len, plans)), len(members), len(self.weights.kinds)))
         for i, (member, plan) in enumerate(zip(members, plans, strict=True)):
@@ -277,7 +279,7 @@ class BundleTrainer:
                 member.set_learning_rate(member.epochs_done, first / batches)
                 found[step, i] = [member.optimizer.param_groups[kind[i]]["lr"] for kind in self.weights.kinds]
                 first += len(group)
-        return torch.from_numpy(found).to(self.weights.flat.dtype).to(self.device)
+        return torch.from_numpy(found).to(self.device)
 
     @torch.no_grad()
     def _predict_valid(self, batch_size: int = 128) -> list[Predictions]:
@@ -286,10 +288,11 @@ class BundleTrainer:
         splits, available = [m.valid for m in members], [m.valid_available for m in members]
         plans = [split.whole_batches(batch_size) for split in splits]
         found: list[list[Tensor]] = [[] for _ in members]
+        leaves = self.weights.leaves()
         for step in range(max(map(len, plans))):
             rows = [plan[step] if step < len(plan) else None for plan in plans]
             inputs, _, _ = together(splits, rows, available)
-            logits = self._logits(self.weights.flat, inputs, ())
+            logits = self._logits(leaves, inputs, ())
             for i, own in enumerate(rows):
                 if own is not None:
                     found[i].append(logits[i, : len(own)].float())

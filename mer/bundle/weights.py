@@ -49,7 +49,7 @@ class Weights:
         self.optimizer = BundleOptimizer(
             members[0].recipe.optimizer.name,
             self.flat,
-            [self._run(order, kind_of, kind) for kind in self.kinds],
+            [[self.columns[name] for name in order if kind_of[name] == kind] for kind in self.kinds],
             [
                 [member.optimizer.param_groups[kind[i]]["weight_decay"] for kind in self.kinds]
                 for i, member in enumerate(members)
@@ -57,15 +57,12 @@ class Weights:
             [member.recipe.optimizer.grad_clip for member in members],
         )
 
-    def _run(self, order: Sequence[str], kind_of: dict[str, tuple[int, ...]], kind: tuple[int, ...]) -> slice:
-        columns = [self.columns[name] for name in order if kind_of[name] == kind]
-        return slice(columns[0].start, columns[-1].stop)
-
-    def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """`flat` as parameters `[k, ...]`; in the backward pass their gradients meet in one array again."""
-        sizes = [columns.stop - columns.start for columns in self.columns.values()]
-        pieces = zip(self.trained[0].items(), torch.split(flat, sizes, dim=1), strict=True)
-        return {name: piece.view(len(flat), *parameter.shape) for (name, parameter), piece in pieces}
+    def leaves(self) -> dict[str, Tensor]:
+        """The trained parameters `[k, ...]` as they are now, each to be differentiated by."""
+        return {
+            name: self.flat[:, columns].view(-1, *self.trained[0][name].shape).detach().requires_grad_()
+            for name, columns in self.columns.items()
+        }
 
     @torch.no_grad()
     def hand_out(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mer.contracts.report import Report
 
-KINDS = ("fusion", "pooling", "context", "loss")
+KINDS = ("fusion", "pooling", "context", "loss", "encoder", "sampler")
 
 
 def check_fusion(target: str | type, **options: Any) -> Report:
@@ -36,9 +36,23 @@ def check_loss(target: str | type, **options: Any) -> Report:
     return run_contract(target, "loss", options)
 
 
+def check_encoder(target: str, **options: Any) -> Report:
+    """The contract of an encoder, on the files of a small corpus that it makes for itself."""
+    return run_contract(target, "encoder", options)
+
+
+def check_sampler(target: str | type, **options: Any) -> Report:
+    """The contract of a sampler; options are fields of the recipe's `sampler`."""
+    return run_contract(target, "sampler", options)
+
+
 def run_contract(target: str | type, kind: str, options: dict[str, Any] | None = None) -> Report:
     """Run the contract of a kind on a level by name, on `module:Class`, or on a class itself."""
-    from mer.contracts import checks, losses, subjects
+    from mer.contracts import checks, encoders, losses, samplers, subjects
 
+    if kind == "encoder":
+        return encoders.run(str(target), dict(options or {}))
+    if kind == "sampler":
+        return samplers.run(target, dict(options or {}))
     built = subjects.subjects(target, kind, dict(options or {}))
     return losses.run(built) if kind == "loss" else checks.run(built)

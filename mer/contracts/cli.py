@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import Any
 
 from mer.contracts import KINDS
@@ -15,12 +13,14 @@ def add_parser(subparsers: Any) -> None:
     """Add the command to `mer`. Nothing heavy is imported until it runs."""
     parser = subparsers.add_parser(
         "contract",
-        help="check that a fusion, pooling, context or loss keeps the contracts",
-        description="One line per check: what it promises and whether it holds. Exit codes: 0 all hold, 3 some do not, "
-        "2 the target cannot be found.",
+        help="check that a level, yours or one of ours, keeps the contracts",
+        description="For fusions, poolings, contexts, losses, encoders and samplers. One line per check: what it "
+        "promises and whether it holds. Exit codes: 0 all hold, 3 some do not, 2 the target cannot be found.",
         epilog="Example: mer contract mylab.gate:DeepGate --kind fusion --set hidden=64",
     )
-    parser.add_argument("target", help="a level by name (tacfn) or a class by path (mylab.gate:DeepGate)")
+    parser.add_argument(
+        "target", metavar="NAME|MODULE:CLASS", help="a level by name (tacfn) or a class by path (mylab.gate:DeepGate)"
+    )
     parser.add_argument("--kind", choices=KINDS, help="what it is; found from the tables or the base class if left out")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the level")
     parser.set_defaults(func=run)
@@ -29,13 +29,16 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from mer import levels
     from mer.contracts import run_contract
+    from mer.contracts.encoders import OWN
     from mer.contracts.subjects import TABLES
 
-    if os.getcwd() not in sys.path:  # a class beside the user, as `python -m` would find it
-        sys.path.insert(0, os.getcwd())
     kind = args.kind or _kind(args.target)
     options = _options(args.set)
-    levels.check_parameters(levels.target(TABLES[kind], args.target, kind), options, kind)
+    target = levels.target(TABLES[kind], args.target, kind)
+    if kind == "encoder":
+        levels.check_parameters(target, {k: v for k, v in options.items() if k not in OWN}, kind)
+    elif kind != "sampler":  # a sampler's options are fields of the recipe, and checked as such
+        levels.check_parameters(target, options, kind)
     report = run_contract(args.target, kind, options)
     print(report)
     return 0 if report.passed else 3
@@ -45,6 +48,8 @@ def _kind(target: str) -> str:
     """From the table that has the name, else from the base class."""
     from mer import context, levels, losses, pooling
     from mer.contracts.subjects import TABLES, find
+    from mer.data import sampling
+    from mer.encoders.base import Encoder
     from mer.errors import unknown
     from mer.fusion import base
 
@@ -62,6 +67,8 @@ def _kind(target: str) -> str:
         "pooling": pooling.Pooling,
         "context": context.Context,
         "loss": losses.ClassificationLoss,
+        "encoder": Encoder,
+        "sampler": sampling.Sampler,
     }
     for kind, parent in bases.items():
         if issubclass(cls, parent):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from mer.contracts.report import Report, Result, Violation
 from mer.contracts.subjects import Subject
@@ -59,6 +60,31 @@ def _rows(loss: nn.Module) -> None:
             )
 
 
+def _mean(loss: nn.Module) -> None:
+    logits, labels = _data()
+    expected = loss(logits, labels, "sum") / loss.denominator(labels)  # type: ignore[operator]
+    if not torch.allclose(loss(logits, labels, "mean"), expected, rtol=1e-5):
+        raise Violation("the mean is not the sum over `denominator(labels)`: accumulated batches would not add up")
+
+
+def _bundle(loss: nn.Module) -> None:
+    if getattr(loss, "unbundled", ""):
+        return
+    logits, labels = _data()
+    many = torch.stack([logits, 2 * logits, -logits])
+
+    def one(z: Tensor) -> Tensor:
+        found: Tensor = functional_call(loss, {}, (z, labels, "none"))
+        return found
+
+    try:
+        found = vmap(one)(many)
+    except Exception as error:
+        raise Violation(f'vmap refuses it ({type(error).__name__}): give it `unbundled = "why"`') from None
+    if not torch.allclose(found, torch.stack([one(z) for z in many]), atol=1e-6):
+        raise Violation('under vmap it computes something else: give it `unbundled = "why"`')
+
+
 def _right(loss: nn.Module) -> None:
     labels = torch.tensor([1])
     right, wrong = torch.tensor([[0.0, 4.0, 0.0, 0.0]]), torch.tensor([[4.0, 0.0, 0.0, 0.0]])
@@ -87,6 +113,8 @@ def _half(loss: nn.Module) -> None:
 CHECKS: tuple[tuple[str, str, Callable[[nn.Module], None]], ...] = (
     ("shape", "reductions none, sum and mean have the shapes they should", _shape),
     ("sum", "`sum` is the sum of `none`", _sum),
+    ("mean", "`mean` is the sum over what `denominator` says", _mean),
+    ("bundle", "works under vmap, as trials that are trained together call it, or says that it does not", _bundle),
     ("batch-mates", "the loss of an utterance does not depend on its batch-mates", _rows),
     ("right", "a right prediction costs less than a wrong one", _right),
     ("finite", "no NaN or infinity, forward or backward, at certain and at indifferent logits", _extreme),

@@ -14,16 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mer import context, fusion, levels, pooling
+from mer import context, encoders, fusion, levels, losses, pooling
 from mer.batch import Batch, Dialogues, Fused, Sequence
 from mer.contracts.report import Violation
+from mer.data import sampling
 from mer.errors import UserError, unknown
 
 TABLES: Mapping[str, Mapping[str, str]] = {
     "fusion": fusion.LEVELS,
     "pooling": pooling.LEVELS,
     "context": context.LEVELS,
-    "loss": {"cross_entropy": "mer.losses:ClassificationLoss", "focal": "mer.losses:ClassificationLoss"},
+    "loss": losses.LEVELS,
+    "encoder": encoders.LEVELS,
+    "sampler": sampling.LEVELS,
 }
 MODALITIES = (("text",), ("text", "audio"), ("text", "audio", "visual"))
 DIM = 16

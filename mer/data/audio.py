@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +27,9 @@ SLACK = 0.02
 
 LOUDEST = 16.0
 """Float files may exceed 1 a little; beyond this the numbers are not audio."""
+
+AHEAD = 4
+"""Clips that each thread may have decoded before they are asked for: what is held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,31 @@ def read_audio(clip: AudioClip, rate: int, min_seconds: float = MIN_SECONDS) -> 
     if native != rate:
         samples = _resample(samples, native, rate)
     return samples
+
+
+def read_many(clips: Sequence[AudioClip], rate: int, threads: int | None = None) -> Iterator[NDArray[np.float32]]:
+    """`read_audio` of each clip, in order, decoded ahead by threads (decoders and resamplers let go of Python's lock):
+    what consumes them, a GPU say, does not wait. `threads`: default one for each processor of this process."""
+    count = threads or _processors()
+    if count == 1 or len(clips) < 2:
+        yield from (read_audio(clip, rate) for clip in clips)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        waiting: deque[Future[NDArray[np.float32]]] = deque()
+        try:
+            for clip in clips:
+                waiting.append(pool.submit(read_audio, clip, rate))
+                if len(waiting) > AHEAD * count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode(clip: AudioClip, min_seconds: float = MIN_SECONDS) -> tuple[NDArray[np.float32], int]:

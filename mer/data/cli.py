@@ -7,38 +7,51 @@ import json
 import sys
 from typing import Any
 
-PT_OPTIONS = (
-    "train_speech_features", "train_text_features", "val_speech_features", "val_text_features",
-    "test_speech_features", "test_text_features", "csv_path", "test_csv_path",
-)  # fmt: skip
+from mer.commandline import add_json
+
+PT_OPTIONS = {
+    "train_speech_features": "speech of train: {x, m, y}, loaded as weights only",
+    "train_text_features": "text of train",
+    "val_speech_features": "speech of valid",
+    "val_text_features": "text of valid",
+    "test_speech_features": "speech of test",
+    "test_text_features": "text of test",
+    "csv_path": "rows of train and valid: label, emotion_name, file_path, transcript",
+    "test_csv_path": "rows of test",
+}
+"""The options of the fusion pipeline's own script, and what each file holds."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add `data` with its subcommands; each sets `func`, a function of the arguments that returns the exit code."""
     data: argparse.ArgumentParser = subparsers.add_parser("data", help="look at, import or make a corpus")
-    verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = data.add_subparsers(dest="verb", title="commands", required=True, metavar="COMMAND")
 
     check = verbs.add_parser("check", help="a page to read before training; exit code 2 if it cannot be trained on")
     check.add_argument("folder", metavar="FOLDER", help="a corpus folder, or a name below the data folder, or demo")
-    check.add_argument("--json", action="store_true", help="everything, for programs")
+    add_json(check)
     check.add_argument("--no-audio", action="store_true", help="do not decode the audio")
     check.set_defaults(func=run_check)
 
     importer = verbs.add_parser("import", help="write a corpus folder from files of another format")
-    sources = importer.add_subparsers(dest="source_format", required=True, metavar="FORMAT")
+    sources = importer.add_subparsers(dest="source_format", title="formats", required=True, metavar="FORMAT")
 
     pt = sources.add_parser("pt", help="the fusion pipeline's .pt files and CSVs")
     pt.add_argument("folder", metavar="FOLDER", help="the corpus folder to write")
     for option in PT_OPTIONS:
-        pt.add_argument(f"--{option}", required=True, metavar="CSV" if "csv" in option else "PT")
+        pt.add_argument(
+            f"--{option}", required=True, metavar="CSV" if "csv" in option else "PT", help=PT_OPTIONS[option]
+        )
     pt.add_argument("--name", help="name of the corpus (default: of the folder)")
-    pt.add_argument("--language", help="such as en or vi")
+    pt.add_argument("--language", metavar="CODE", help="such as en or vi")
     pt.set_defaults(func=run_import_pt)
 
     conversation = sources.add_parser("conversation", help="conversation pickles: MMGCN, MM-DFN, DialogueRNN, GCNet")
-    conversation.add_argument("source", metavar="PICKLE")
+    conversation.add_argument("source", metavar="PICKLE", help="read without running anything that is in it")
     conversation.add_argument("folder", metavar="FOLDER", help="the corpus folder to write")
-    conversation.add_argument("--labels", type=_listed, help="names of the labels 0, 1, ..., separated by commas")
+    conversation.add_argument(
+        "--labels", type=_listed, metavar="NAME,NAME", help="names of the labels 0, 1, ..., separated by commas"
+    )
     conversation.add_argument(
         "--features",
         action="append",
@@ -47,26 +60,34 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="MODALITY=FOLDER",
         help="folder of .npy files by utterance (GCNet)",
     )
-    conversation.add_argument("--valid-share", type=float, default=0.1, help="of train, where no valid is named (0.1)")
-    conversation.add_argument("--seed", type=int, default=0, help="which dialogues become valid (0)")
+    conversation.add_argument(
+        "--valid-share",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="of train's dialogues that become valid, where none is named (default: %(default)s)",
+    )
+    conversation.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="which dialogues become valid (default: %(default)s)"
+    )
     conversation.add_argument("--name", help="name of the corpus (default: of the pickle)")
     conversation.set_defaults(func=run_import_conversation)
 
     meld = sources.add_parser("meld", help="MELD's three csv files")
     meld.add_argument("source", metavar="SOURCE", help="folder of train_, dev_ and test_sent_emo.csv")
     meld.add_argument("folder", metavar="FOLDER", help="the corpus folder to write")
-    meld.add_argument("--name", default="meld", help="name of the corpus (meld)")
+    meld.add_argument("--name", default="meld", help="name of the corpus (default: %(default)s)")
     meld.set_defaults(func=run_import_meld)
 
     demo = verbs.add_parser("demo", help="make the synthetic demo corpus, and say where it is")
-    demo.add_argument("folder", metavar="FOLDER", nargs="?", help="default: in the cache folder")
+    demo.add_argument("folder", metavar="FOLDER", nargs="?", help="where to make it (default: in the cache folder)")
     demo.set_defaults(func=run_demo)
     return data
 
 
 def run_check(args: argparse.Namespace) -> int:
     from mer.data.check import check_corpus
-    from mer.data.corpus import find_corpus
+    from mer.data.places import find_corpus
 
     found = check_corpus(find_corpus(args.folder), audio=not args.no_audio)
     text = json.dumps(found.as_json(), ensure_ascii=False, indent=1) + "\n" if args.json else found.page()

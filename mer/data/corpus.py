@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mer.errors import UserError, UserErrors
+from mer.errors import UserErrors
 
 if TYPE_CHECKING:
     from mer.data.folds import Fold
@@ -84,7 +84,7 @@ class Corpus:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What an encoder could be given: `text` from transcripts, `audio` from wavs, any from features.
+        """What an encoder could be given, `text` from transcripts, `audio` from wavs, any from features.
 
         A modality is offered when at least one utterance of the training split has it.
         """
@@ -142,28 +142,3 @@ def load_corpus(folder: Path | str) -> Corpus:
     if errors:
         raise errors[0] if len(errors) == 1 else UserErrors(errors)
     return reading.corpus()
-
-
-def find_corpus(name: str, root: Path | str | None = None) -> Path:
-    """The folder that a corpus name or path means: `demo` is made on first use, others lie below `root`.
-
-    `root` is by default the environment's `MER_DATA`, else `data`. A path to a folder is taken as it is.
-    """
-    import os
-
-    from mer.errors import nearest
-
-    base = Path(root if root is not None else os.environ.get("MER_DATA", "data"))
-    for candidate in (base / name, Path(name)):
-        if candidate.is_dir() and not (candidate == Path(name) and name == "demo"):
-            return candidate
-    if name == "demo":
-        from mer.data.demo import demo_corpus
-
-        return demo_corpus()
-    known = ["demo", *sorted(entry.name for entry in base.iterdir() if entry.is_dir())] if base.is_dir() else ["demo"]
-    raise UserError(
-        f"there is no corpus {name!r}: neither in {base} nor as a folder",
-        expected=", ".join(known),
-        nearest=nearest(name, known),
-    )

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from mer.data.corpus import SPLITS
 from mer.errors import UserError
+from mer.files import make_folder, share_tree
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,11 +186,12 @@ def make_demo(folder: Path | str, *, params: DemoParams = DemoParams()) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError("there is something in the way", where=str(folder), expected="a folder that does not exist")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     building = Path(tempfile.mkdtemp(prefix=f"_{folder.name}.", dir=folder.parent))
     try:
         building.chmod(0o755)
         _write(building, params)
+        share_tree(building)
         try:
             os.rename(building, folder)  # onto an empty folder is allowed, onto a full one is not
         except OSError:

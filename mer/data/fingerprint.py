@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mer.files import make_folder, temporary
 
 if TYPE_CHECKING:
     from mer.data.corpus import Corpus, Utterance
@@ -61,8 +62,14 @@ class FileDigests:
         with file.open("rb") as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)
-        self._known[key] = self._fresh[key] = [state.st_size, state.st_mtime_ns, digest.hexdigest()]
+        self.remember(file, digest.hexdigest())
         return digest.hexdigest()
+
+    def remember(self, file: Path, digest: str) -> None:
+        """What is in a file, where that is known already."""
+        state = file.stat()
+        key = str(file.resolve())
+        self._known[key] = self._fresh[key] = [state.st_size, state.st_mtime_ns, digest]
 
     def save(self) -> None:
         """Write what is new, atomically; a cache folder that cannot be written costs time and nothing else."""
@@ -70,11 +77,11 @@ class FileDigests:
             return
         merged = {**self._read(), **self._fresh}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix="_", dir=self.path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(merged, stream)
-            os.replace(name, self.path)
+            make_folder(self.path.parent)
+            with temporary(self.path.parent) as (stream, name):
+                stream.write(json.dumps(merged).encode())
+                stream.flush()
+                os.replace(name, self.path)
         except OSError:
             return
         self._fresh = {}

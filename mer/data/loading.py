@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mer.batch import Batch, Dialogues
+from mer.batch import Batch, Dialogues, Sequence
 from mer.data.corpus import CorpusInfo, Utterance
 from mer.data.ragged import Ragged
 from mer.data.sampling import SampleInfo
@@ -43,6 +44,8 @@ class SplitData:
     device: torch.device
     borrowed: Mapping[str, tuple[IntArray, IntArray]] = field(default_factory=dict)
     """Modalities made from transcripts (a language model's context): bounds `[N + 1]`, positions of the transcripts."""
+    fitted: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """What encoders have learned from all of its utterances: statistics that every trial would compute again."""
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -67,13 +70,43 @@ class SplitData:
 
         With `dialogues` the rows must come ordered by dialogue and turn, as whole-dialogue samplers give them.
         """
-        kept = self.present[rows] & available[rows] & ~self._would_leak(rows, available)
-        modalities = {
+        modalities = self.gather(rows, self.kept(rows, available))
+        ids = tuple(self.ids[row] for row in rows)
+        return Batch(modalities, ids, self._dialogues(rows) if dialogues else None)
+
+    def fit(self, name: str, encoder: Encoder) -> None:
+        """Let an encoder take its statistics from these utterances, or give it those that its like has taken."""
+        key = f"{name} {encoder.config.model_dump_json()}"
+        if key not in self.fitted:
+            encoder.fit(self.arrays[name], np.arange(len(self)))
+            self.fitted[key] = {place: buffer.detach().clone() for place, buffer in encoder.named_buffers()}
+            return
+        with torch.no_grad():
+            for place, buffer in encoder.named_buffers():
+                buffer.copy_(self.fitted[key][place])
+
+    def select(self, utterances: Items[Utterance]) -> SplitData:
+        """Some of these utterances as a split of their own; frames are shared, nothing is encoded again."""
+        if self.borrowed:
+            raise ValueError("what a context holds depends on who else is in the split")
+        ordered = _in_dialogue_order(utterances)
+        place = {identifier: row for row, identifier in enumerate(self.ids)}
+        rows = np.asarray([place[utterance.id] for utterance in ordered], dtype=np.int64)
+        arrays = {name: array.select(rows) for name, array in self.arrays.items()}
+        labels = self.labels[torch.from_numpy(rows).to(self.device)]
+        return _split(self.info, ordered, arrays, labels, self.device, {})
+
+    def kept(self, rows: np.ndarray, available: np.ndarray) -> np.ndarray:
+        """`[len(rows), M]`: what these rows have and a mask over the whole split leaves them."""
+        kept: np.ndarray = self.present[rows] & available[rows] & ~self._would_leak(rows, available)
+        return kept
+
+    def gather(self, rows: np.ndarray, kept: np.ndarray) -> dict[str, Sequence]:
+        """The padded sequences of these rows; `kept [len(rows), M]` says which modalities each has."""
+        return {
             name: array.gather(rows, kept[:, column], device=self.device)
             for column, (name, array) in enumerate(self.arrays.items())
         }
-        ids = tuple(self.ids[row] for row in rows)
-        return Batch(modalities, ids, self._dialogues(rows) if dialogues else None)
 
     def _would_leak(self, rows: np.ndarray, available: np.ndarray) -> np.ndarray:
         """`[len(rows), M]`: entries made from a transcript that the mask withholds, be it a neighbour's."""
@@ -90,10 +123,12 @@ class SplitData:
     def _dialogues(self, rows: np.ndarray) -> Dialogues:
         changes = np.diff(self.dialogue[rows], prepend=self.dialogue[rows[0]]) != 0
         _, speaker = np.unique(self.speaker[rows], return_inverse=True)
+        index = np.cumsum(changes)
         structure = Dialogues(
-            index=torch.from_numpy(np.cumsum(changes)),
+            index=torch.from_numpy(index),
             speaker=torch.from_numpy(speaker.astype(np.int64)),
             turn=torch.from_numpy(self.turn[rows]),
+            extent=(int(index[-1]) + 1, int(np.bincount(index).max())),
         )
         return structure if self.device.type == "cpu" else structure.to(self.device)
 
@@ -109,7 +144,7 @@ class SplitData:
 
 def prepare_split(
     info: CorpusInfo,
-    utterances: Sequence[Utterance],
+    utterances: Items[Utterance],
     encoders: Mapping[str, Encoder],
     store: FeatureStore,
     device: torch.device | str = "cpu",
@@ -130,19 +165,31 @@ def prepare_split(
         for name, encoder in encoders.items()
     }
     numbers = {label: number for number, label in enumerate(info.labels)}
+    labels = torch.tensor([numbers[u.emotion] for u in ordered], device=device)
+    return _split(info, ordered, arrays, labels, torch.device(device), _borrowed(encoders, ordered))
+
+
+def _split(
+    info: CorpusInfo,
+    ordered: tuple[Utterance, ...],
+    arrays: Mapping[str, Ragged],
+    labels: Tensor,
+    device: torch.device,
+    borrowed: Mapping[str, tuple[IntArray, IntArray]],
+) -> SplitData:
     dialogues = [u.dialogue if u.dialogue is not None else f"\0{u.id}" for u in ordered]
     return SplitData(
         info=info,
         utterances=ordered,
         ids=tuple(utterance.id for utterance in ordered),
         arrays=arrays,
-        labels=torch.tensor([numbers[u.emotion] for u in ordered], device=device),
+        labels=labels,
         present=np.stack([array.lengths > 0 for array in arrays.values()], axis=1),
         dialogue=_numbered(dialogues),
         speaker=_numbered([u.speaker for u in ordered]),
         turn=np.asarray([u.turn if u.turn is not None else 0.0 for u in ordered], dtype=np.float32),
-        device=torch.device(device),
-        borrowed=_borrowed(encoders, ordered),
+        device=device,
+        borrowed=borrowed,
     )
 
 
@@ -158,17 +205,17 @@ def _borrowed(
     return found
 
 
-def _lacks(encoder: Encoder, info: CorpusInfo, utterances: Sequence[Utterance]) -> bool:
+def _lacks(encoder: Encoder, info: CorpusInfo, utterances: Items[Utterance]) -> bool:
     return encoder.frontend is not None and all(encoder.item(info, utterance) is None for utterance in utterances)
 
 
-def _nothing(encoder: Encoder, utterances: Sequence[Utterance]) -> Ragged:
+def _nothing(encoder: Encoder, utterances: Items[Utterance]) -> Ragged:
     """No frame for anybody, at the width that the encoder's frontend gives."""
     assert encoder.frontend is not None
     return Ragged(np.zeros((0, encoder.frontend.dim), np.float32), np.zeros(len(utterances) + 1, np.int64))
 
 
-def _in_dialogue_order(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
+def _in_dialogue_order(utterances: Items[Utterance]) -> tuple[Utterance, ...]:
     """Dialogues in the order of their first utterance, turns ascending; utterances without one stand alone."""
     first: dict[str, int] = {}
     for position, utterance in enumerate(utterances):
@@ -184,6 +231,6 @@ def _in_dialogue_order(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]
     return tuple(utterance for _, utterance in sorted(enumerate(utterances), key=key))
 
 
-def _numbered(names: Sequence[str]) -> IntArray:
+def _numbered(names: Items[str]) -> IntArray:
     numbers: dict[str, int] = {}
     return np.asarray([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)

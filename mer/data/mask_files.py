@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mer.errors import UserError, unknown
+from mer.files import make_folder, write
 from mer.recipe import MissingConfig
 
 FORMAT = "mer masks 1"
@@ -35,14 +34,8 @@ def freeze(
     _check(available, ids, modalities, str(path))
     content = _content(ids, modalities, available)
     found = {"format": FORMAT, "about": dict(about or {}), "digest": _digest(content), **content}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix="_", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(found, stream, ensure_ascii=False, indent=0)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    make_folder(path.parent)
+    write(path, json.dumps(found, ensure_ascii=False, indent=0).encode())
     return str(found["digest"])
 
 

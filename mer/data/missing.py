@@ -4,11 +4,7 @@ Pure functions of (utterance id, modality name, seed, epoch). The mask of an utt
 its batch, on the order or subset of ids, on the order of modalities, or on the number of workers, and is the same in
 paired trials. Masks of different random rates are nested: what is missing at 0.3 is missing at 0.5 too.
 
-    random        GCNet's rate: a share `rate` of all modalities is taken away, each utterance keeps at least one
-    per_modality  the same with a rate for each modality (BALM, IMR)
-    pattern       the same modalities are kept everywhere (MMIN, CADGL, MoMKE): `available: [text]`
-    sample        with probability `rate` an utterance gets one of its incomplete patterns, any alike (MPLMM)
-    file          frozen masks, or masks that others publish (`mer.data.mask_files`)
+`LEVELS` names them; `module:attr` is one from outside, a function `(config, ids, modalities, seed) -> bool [N, M]`.
 """
 
 from __future__ import annotations
@@ -31,6 +27,15 @@ from mer.recipe import MissingConfig
 from mer.streams import derive
 
 __all__ = ["Realised", "attainable", "availability", "patterns", "realised", "remark"]
+
+LEVELS: dict[str, str] = {
+    "none": "mer.data.missing:everything",
+    "random": "mer.data.missing:at_random",
+    "per_modality": "mer.data.missing:at_rates",
+    "pattern": "mer.data.missing:one_pattern",
+    "sample": "mer.data.missing:sample_of_patterns",
+    "file": "mer.data.missing:from_file",
+}
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -63,24 +68,135 @@ def availability(
     there: Mask = np.ones(shape, bool) if present is None else np.asarray(present, bool)
     if there.shape != shape:
         raise UserError(f"a mask of shape {there.shape} for what is present", expected=f"{shape}")
-    draws = _Draws(ids, seed, epoch)
-    if config.protocol == "none":
-        return there.copy()
-    if config.protocol == "random":
-        kept = _at_rates(np.full(shape[1], config.rate), there, draws, names)
-    elif config.protocol == "per_modality":
-        kept = _at_rates(_rates(config, names), there, draws, names)
-    elif config.protocol == "pattern":
-        kept = there & np.isin(names, _available(config, names))
-    elif config.protocol == "sample":
-        kept = _one_pattern(config.rate, there, draws, names)
-    elif config.protocol == "file":
-        from mer.data.mask_files import masks_for
-
-        kept = there & masks_for(config, ids, names, root)
-    else:
+    draws = Draws(ids, seed, epoch)
+    if ":" in config.protocol:
         kept = there & _from_outside(config, ids, names, draws.seed)
+    else:
+        kept = load(LEVELS[config.protocol])(Asked(config, tuple(ids), names, there, draws, root))
     return _keep_one(kept, there, draws, names)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a protocol is asked: `there` `[N, M]` is what the corpus has, `draws` are the numbers of each utterance."""
+
+    config: MissingConfig
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    there: Mask
+    draws: Draws
+    root: Path | None
+
+
+def everything(asked: Asked) -> Mask:
+    """Nothing is taken away.
+
+    Equation:
+        m = what the corpus has
+
+    When to choose: complete data; the condition `complete`.
+    Cost: none.
+    Source: none is needed.
+    """
+    return asked.there.copy()
+
+
+def at_random(asked: Asked) -> Mask:
+    """GCNet's rate: a share of all modalities is taken away, and each utterance keeps at least one.
+
+    Equation:
+        rate = 1 - (sum_i m_i) / (N M),   m_i modalities of utterance i that are left
+        one modality is kept for certain, each as likely;
+        each other with p = (M (1 - rate) - 1) / (M - 1)
+
+    In closed form, so that the expected rate is exact where the published code draws until it comes within 0.005. The
+    rate cannot exceed (M - 1) / M: 0.7 with three modalities is 2/3, in every paper that reports it. Masks of different
+    rates are nested: what is missing at 0.3 is missing at 0.5 too.
+
+    When to choose: to compare with GCNet and its successors; curves over rates.
+    Cost: none.
+    Source: GCNet, Lian et al. 2023, arXiv 2203.02177; used by SDR-GNN, HyperEF, ComP.
+
+    Args:
+        rate: share of all modalities, 0 to 1.
+    """
+    return _at_rates(np.full(len(asked.names), asked.config.rate), asked.there, asked.draws, asked.names)
+
+
+def at_rates(asked: Asked) -> Mask:
+    """A rate for each modality; each utterance keeps at least one.
+
+    Equation:
+        P(modality m is kept) = a_m = 1 - rate_m
+        one modality is kept for certain, chosen with q_m ~ a_m;
+        each other with (a_m - q_m) / (1 - q_m)
+
+    Each rate is exact as long as the shares kept add up to at least 1.
+
+    When to choose: modalities fail unequally: a camera that is often off.
+    Cost: none.
+    Source: the imbalanced rates of BALM and IMR.
+
+    Args:
+        rates: a rate for each modality; those not named stay.
+    """
+    return _at_rates(_rates(asked.config, asked.names), asked.there, asked.draws, asked.names)
+
+
+def one_pattern(asked: Asked) -> Mask:
+    """The same modalities are kept everywhere.
+
+    Equation:
+        m = m_available and what the corpus has
+
+    An utterance that has none of them keeps one of its own, chosen by its id.
+
+    When to choose: test-time conditions ("text only"); to compare with MMIN and its successors.
+    Cost: none.
+    Source: the conditions of MMIN, Zhao et al. 2021 (ACL 2021.acl-long.203); also of CIF-MMIN, CADGL, MoMKE.
+
+    Args:
+        available: the modalities that are kept.
+    """
+    return asked.there & np.isin(asked.names, _available(asked.config, asked.names))
+
+
+def sample_of_patterns(asked: Asked) -> Mask:
+    """With some probability an utterance gets one of its incomplete patterns, each as likely.
+
+    Equation:
+        with probability rate: one of the 2^M - 2 incomplete patterns;  else everything
+
+    When to choose: to compare with MPLMM; all patterns in one training run.
+    Cost: none.
+    Source: MPLMM, Guo et al. 2024, arXiv 2407.05374 (there drawn anew at evaluation, here frozen).
+
+    Args:
+        rate: share of utterances that lose something, 0 to 1.
+    """
+    return _drawn_pattern(asked.config.rate, asked.there, asked.draws, asked.names)
+
+
+def from_file(asked: Asked) -> Mask:
+    """Frozen masks from a file: of this project (.json), or what others publish (.npy).
+
+    Equation:
+        m = the file's row for the utterance's id
+
+    When to choose: to test on exactly the masks of another paper, or to publish yours.
+    Cost: none.
+    Source: Mi-CGA publishes its masks; the formats are described in `mer.data.mask_files`.
+
+    Args:
+        file: path within the corpus folder.
+        axis: of an array: what its first axis is, `utterances` or `modalities`.
+        polarity: of an array: what 1 means, `available` or `missing`.
+        order: of an array: its modalities, in order.
+        ids: of an array: a text file with its utterance ids, one a line.
+    """
+    from mer.data.mask_files import masks_for
+
+    return asked.there & masks_for(asked.config, asked.ids, asked.names, asked.root)
 
 
 @dataclass(frozen=True)
@@ -139,7 +255,7 @@ def remark(config: MissingConfig, modalities: Sequence[str]) -> str | None:
     return f"missing rate {config.rate:g} is {share}: each utterance keeps {each}"
 
 
-class _Draws:
+class Draws:
     """Uniform numbers that belong to an utterance: functions of (seed, epoch, what for, id)."""
 
     def __init__(self, ids: Sequence[str], seed: int, epoch: int | None) -> None:
@@ -166,7 +282,7 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _at_rates(rates: Floats, there: Mask, draws: _Draws, names: Sequence[str]) -> Mask:
+def _at_rates(rates: Floats, there: Mask, draws: Draws, names: Sequence[str]) -> Mask:
     """Each modality is kept with its probability a = 1 - rate, and at least one is, exactly and without rejection.
 
     One modality is kept for certain, chosen with q proportional to a; each other with s = (a - q) / (1 - q), so
@@ -184,7 +300,7 @@ def _at_rates(rates: Floats, there: Mask, draws: _Draws, names: Sequence[str]) -
     return kept
 
 
-def _choose(probabilities: Floats, draws: _Draws, names: Sequence[str]) -> Mask:
+def _choose(probabilities: Floats, draws: Draws, names: Sequence[str]) -> Mask:
     """One modality for each utterance, by these probabilities (rows sum to 1, or to 0: none)."""
     columns = np.argsort(names)  # by name, so that the order of modalities does not matter
     edges = np.cumsum(probabilities[:, columns], axis=1)
@@ -194,7 +310,7 @@ def _choose(probabilities: Floats, draws: _Draws, names: Sequence[str]) -> Mask:
     return chosen
 
 
-def _one_pattern(rate: float, there: Mask, draws: _Draws, names: Sequence[str]) -> Mask:
+def _drawn_pattern(rate: float, there: Mask, draws: Draws, names: Sequence[str]) -> Mask:
     """With probability `rate` one of the incomplete patterns of what the utterance has, else all of it."""
     columns = np.argsort(names)
     hit, which = draws.uniform("hit") < rate, draws.uniform("which")
@@ -212,7 +328,7 @@ def _one_pattern(rate: float, there: Mask, draws: _Draws, names: Sequence[str]) 
     return kept
 
 
-def _keep_one(kept: Mask, there: Mask, draws: _Draws, names: Sequence[str]) -> Mask:
+def _keep_one(kept: Mask, there: Mask, draws: Draws, names: Sequence[str]) -> Mask:
     """Utterances that would be left with nothing keep one modality of those that they have."""
     bare = np.flatnonzero(there.any(axis=1) & ~kept.any(axis=1))
     if len(bare):

@@ -255,6 +255,14 @@ class DeviceRagged(Ragged):
         batch = Sequence(self._flat[index].to(dtype or _batch_dtype(self.dtype)), mask)
         return batch if device is None else batch.to(device)
 
+    def select(self, rows: Array) -> DeviceRagged:
+        """These utterances in this order; the frames on the device are shared."""
+        rows = np.asarray(rows)
+        made = DeviceRagged.__new__(DeviceRagged)
+        made._set(self.blocks, self.block[rows], self.starts[rows], self.lengths[rows], self.dtype)
+        made.device, made._flat, made._first = self.device, self._flat, self._first[rows]
+        return made
+
 
 class _HostRagged(Ragged):
     """Frames that do not fit the device: gathered on the host, sent batch by batch."""
@@ -263,6 +271,9 @@ class _HostRagged(Ragged):
         self._set(source.blocks, source.block, source.starts, source.lengths, source.dtype)
         self.device = device
 
+    def select(self, rows: Array) -> _HostRagged:
+        return _HostRagged(super().select(rows), self.device)
+
     def gather(
         self,
         rows: Array,
@@ -270,7 +281,9 @@ class _HostRagged(Ragged):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Sequence:
-        return super().gather(rows, available, device or self.device, dtype)
+        found, to = super().gather(rows, available, None, dtype), device or self.device
+        # From page-locked memory the copy goes on beside what the device computes.
+        return found.pinned().to(to) if torch.device(to).type == "cuda" else found.to(to)
 
 
 def to_bfloat16(values: Array) -> npt.NDArray[np.uint16]:

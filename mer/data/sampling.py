@@ -23,7 +23,7 @@ from mer.streams import derive
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-SAMPLERS: dict[str, str] = {
+LEVELS: dict[str, str] = {
     "plain": "mer.data.sampling:Plain",
     "length_bucket": "mer.data.sampling:LengthBucket",
     "weighted": "mer.data.sampling:Weighted",
@@ -53,14 +53,14 @@ class SampleInfo:
 
 
 def make_sampler(config: SamplerConfig, info: SampleInfo, seed: int, by_dialogue: bool = False) -> Sampler:
-    """The sampler that a recipe names: one of `SAMPLERS`, or `module:attr` of a class that takes the same arguments.
+    """The sampler that a recipe names: one of `LEVELS`, or `module:attr` of a class that takes the same arguments.
 
     >>> info = SampleInfo(np.array([0, 0, 0, 1]), np.array([1.0, 4.0, 1.1, 4.2]), np.zeros(4))
     >>> sampler = make_sampler(SamplerConfig(name="length_bucket", batch_size=2, bucket=2), info, seed=0)
     >>> sorted(sorted(batch.tolist()) for batch in sampler.batches(epoch=0))
     [[0, 2], [1, 3]]
     """
-    found = load(target(SAMPLERS, config.name, "sampler"))
+    found = load(target(LEVELS, config.name, "sampler"))
     sampler: Sampler = found(config, info, seed, by_dialogue)
     return sampler
 
@@ -68,9 +68,15 @@ def make_sampler(config: SamplerConfig, info: SampleInfo, seed: int, by_dialogue
 class Sampler:
     """Batches of about `batch_size` rows of the training split.
 
-    With `by_dialogue`, for models with context: batches of whole dialogues in turn order, closed as soon as they
-    hold `batch_size` utterances; a dialogue weighs the mean of its utterances, and is as long as its longest. No
-    dialogue occurs twice in one batch, however often it was drawn.
+    With `by_dialogue`, for models with context: batches of whole dialogues in turn order, closed as soon as they hold
+    `batch_size` utterances; a dialogue weighs the mean of its utterances, and is as long as its longest. No dialogue
+    occurs twice in one batch, however often it was drawn.
+
+    Shapes: N training utterances -> arrays of row numbers, one per batch, a function of the seed and the epoch.
+
+    Args:
+        batch_size: utterances of a batch.
+        alpha: seconds that one word counts for in the mixed length.
     """
 
     by_weight: ClassVar[bool] = False
@@ -136,36 +142,78 @@ class Sampler:
 class Plain(Sampler):
     """Every utterance once, in random order.
 
-    When to choose: the reference; corpora that are balanced. Cost: padding of about twice the frames.
+    Equation:
+        one permutation of the N rows per epoch, cut into batches
+
+    When to choose: the reference; corpora that are balanced.
+    Cost: padding of about twice the frames that are there.
+    Source: common.
     """
 
 
 class LengthBucket(Sampler):
     """Every utterance once; batches hold similar lengths, which halves what is spent on padding.
 
-    Mixed length = audio seconds + alpha x text words. A fresh permutation is cut into buckets of `bucket` batches,
-    each is sorted, cut into batches, and the batches are shuffled: composition and order differ in every epoch
-    (shuffling once, at construction, shows the same batches in the same order for ever).
+    Equation:
+        length_i = audio seconds + alpha text words
+        one permutation per epoch, cut into buckets of `bucket` batches;
+        each bucket sorted by length and cut into batches; batches shuffled
 
-    When to choose: utterances of very different length. Cost: batches are less mixed than random ones.
+    Composition and order differ in every epoch (the source shuffles once, at construction, and shows the same batches
+    in the same order for ever).
+
+    When to choose: utterances of very different length.
+    Cost: batches are less mixed than random ones, the less the larger `bucket` is.
+    Source: MER-VN (taptanhcoder/MER), its length-bucket batching.
+
+    Args:
+        bucket: batches per bucket.
     """
 
     by_length = True
 
 
 class Weighted(Sampler):
-    """N draws with replacement by `utterance_weights`: against class imbalance and length bias.
+    """N draws with replacement, by weight: against class imbalance and length bias.
 
-    When to choose: unbalanced classes and a metric that counts them equally (UA, macro F1). Cost: of the
-    utterances of large classes some are not seen in an epoch. Do not weight the loss by class as well: that
-    corrects twice.
+    Equation:
+        share of class c      ~ count_c^(1 - class_power)
+        within its class      w_i ~ (share of utterances of i's length)^(-length_power)
+
+    Lengths are counted in half-octaves of the mixed length. Shares of classes are exactly what `class_power` says,
+    whether or not length and class go together.
+
+    When to choose: unbalanced classes and a metric that counts them equally (UA, macro F1). Do not weight the loss by
+        class as well: that corrects twice.
+    Cost: some utterances of large classes are not seen in an epoch.
+    Source: MER-VN (taptanhcoder/MER), its weighted sampling.
+
+    Args:
+        class_power: 0 leaves classes as they are, 1 makes them all the same.
+        length_power: how strongly rare lengths are favoured.
     """
 
     by_weight = True
 
 
 class Both(Sampler):
-    """N draws by weight in every epoch, then buckets by length, then batches shuffled."""
+    """N draws by weight in every epoch, then buckets by length, then batches shuffled.
+
+    Bucketing cannot undo the weighting: classes have the same shares in expectation with and without it. (In the source
+    length-bucket batching silently turns weighted sampling off.)
+
+    Equation:
+        the draws of `weighted`, batched as `length_bucket` batches its permutation
+
+    When to choose: unbalanced classes and very different lengths at once.
+    Cost: as `weighted` and `length_bucket`.
+    Source: MER-VN (taptanhcoder/MER), which names it and cannot run it.
+
+    Args:
+        bucket: batches per bucket.
+        class_power: 0 leaves classes as they are, 1 makes them all the same.
+        length_power: how strongly rare lengths are favoured.
+    """
 
     by_weight = True
     by_length = True

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer.commandline import add_json
 from mer.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 Wanted = list[tuple[str, "EncoderConfig"]]
 SpaceEncoders = Callable[[str, str], Wanted]
 """(space, corpus) to the encoders of its cells, each with its modality."""
+
+DIGEST = "only these; the beginning of a digest suffices (default: all)"
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -27,17 +30,22 @@ def add_parser(subparsers: Any, space_encoders: SpaceEncoders | None = None) -> 
         help="the feature store: list, fill, check, clear",
         description="What frozen encoders compute once for all trials of all runs.",
     )
-    features.add_argument("--store", type=Path, metavar="FOLDER", help="default: MER_CACHE, else the user's cache")
+    features.add_argument(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="the store (default: in MER_CACHE, else in the user's cache folder)",
+    )
     commands = features.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    ls = commands.add_parser("ls", help="what is in it")
-    ls.add_argument("digest", nargs="*", help="only these: the beginning of a digest suffices")
+    ls = commands.add_parser("ls", help="list what is in it")
+    ls.add_argument("digest", nargs="*", metavar="DIGEST", help=DIGEST)
     ls.add_argument("--long", action="store_true", help="everything that identifies a frontend")
-    ls.add_argument("--json", action="store_true")
+    add_json(ls)
     ls.set_defaults(func=run_ls)
 
     build = commands.add_parser("build", help="fill it before a run")
-    build.add_argument("corpus", help="corpus folder, or demo")
+    build.add_argument("corpus", metavar="FOLDER|demo", help="corpus folder, or demo")
     build.add_argument(
         "--encoder",
         action="append",
@@ -46,20 +54,20 @@ def add_parser(subparsers: Any, space_encoders: SpaceEncoders | None = None) -> 
         help="text=phobert, or audio='{name: wav2vec2, checkpoint: FOLDER}'; may be repeated",
     )
     if space_encoders is not None:
-        build.add_argument("--space", help="all encoders of a space's cells")
+        build.add_argument("--space", metavar="NAME|FILE", help="all encoders of a space's cells")
     build.set_defaults(func=run_build, space=None, space_encoders=space_encoders)
 
     verify = commands.add_parser("verify", help="check every byte; exit code 1 if something is damaged")
-    verify.add_argument("digest", nargs="*")
+    verify.add_argument("digest", nargs="*", metavar="DIGEST", help=DIGEST)
     verify.add_argument("--remove", action="store_true", help="remove what is damaged; it is rebuilt when needed")
     verify.set_defaults(func=run_verify)
 
     prune = commands.add_parser("prune", help="remove what is no longer used")
-    prune.add_argument("digest", nargs="*")
-    prune.add_argument("--unused-for", type=float, metavar="DAYS")
+    prune.add_argument("digest", nargs="*", metavar="DIGEST", help=DIGEST)
+    prune.add_argument("--unused-for", type=float, metavar="DAYS", help="remove what no run has read for so many days")
     prune.add_argument("--keep", metavar="SIZE", help="such as 20G: remove the least recently used beyond it")
-    prune.add_argument("--all", action="store_true")
-    prune.add_argument("--dry-run", action="store_true", help="say what would go")
+    prune.add_argument("--all", action="store_true", help="remove everything")
+    prune.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     prune.set_defaults(func=run_prune)
 
 
@@ -111,12 +119,13 @@ def run_build(args: argparse.Namespace) -> int:
     if not wanted:
         raise UserError("nothing to build", expected="--encoder MODALITY=ENCODER or --space NAME")
 
-    from mer.data.corpus import find_corpus, load_corpus
-    from mer.data.store import FeatureStore
+    from mer.data.corpus import load_corpus
+    from mer.data.places import find_corpus
+    from mer.data.store.shared import open_features
     from mer.encoders import build_encoder
 
     corpus = load_corpus(find_corpus(args.corpus))
-    store = FeatureStore(_root(args))
+    store = open_features(_root(args))
     utterances = tuple(corpus.utterances())
     built: set[Path] = set()
     for modality, config in wanted:

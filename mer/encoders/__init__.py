@@ -37,6 +37,9 @@ LEVELS: dict[str, str] = {
     "dual": "mer.encoders.dual:Dual",
 }
 
+WITHOUT_WEIGHTS = frozenset({"features", "words", "tfidf", "fourier2vec", "logmel"})
+"""Levels that have no released weights: `weights` says nothing to them."""
+
 
 def build_encoder(modality: str, config: EncoderConfig, info: CorpusInfo) -> Encoder:
     """The encoder that a recipe names for a modality of a corpus.

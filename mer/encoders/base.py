@@ -38,6 +38,9 @@ class Encoder(nn.Module):
     unbundled: str = ""
     """Why trials with it cannot be trained together in one step (`mer.bundle`), if they cannot."""
 
+    one_frame: bool = False
+    """Does it give one frame for each utterance, whatever the corpus?"""
+
     kind: ClassVar[Literal["audio", "text", "features"]] = "features"
     out_dim: int
     frontend: Frontend | None = None
@@ -76,6 +79,14 @@ class Encoder(nn.Module):
                 where=utterances[0].source,
             )
         return store.get(self.frontend, items)
+
+    def reads(self) -> str:
+        """What `arrays` depends on, apart from the utterances: encoders that agree in it read the same arrays."""
+        if self.frontend is None:
+            return self.config.name
+        from mer.data.store.frontend import frontend_digest
+
+        return frontend_digest(self.frontend)
 
     def transcripts_read(self, utterances: Items[Utterance]) -> tuple[tuple[int, ...], ...] | None:
         """For each utterance, the positions of those whose transcripts its array was made from, where an encoder

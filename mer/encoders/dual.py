@@ -32,19 +32,23 @@ if TYPE_CHECKING:
 class Dual(SpeechModel):
     """wav2vec 2.0 (XLSR-53 unless `checkpoint` names another of its family) beside VGGish.
 
+    Equation:
+        merge: concat    x = [x_w ; resample(x_v, T')]
+        merge: sum       x = x_w + W resample(x_v, T')
+
+    Resampling is linear between the centres of VGGish's patches. W is learned, so `sum` is the one frozen encoder that
+    has a trained part; VGGish itself stays frozen, whatever `train` says of the wav2vec 2.0 body.
+
     Shapes: samples `[B, T]` -> `[B, T', D + 128]` (`concat`) or `[B, T', D]` (`sum`), T' as for `xlsr`.
-
-        concat:  [x_w ; resample(x_v, T')]        sum:  x_w + resample(x_v, T') W
-
-    Resampling is linear between the centres of VGGish's patches. W is learned, so `sum` is the one frozen encoder
-    that has a trained part; VGGish itself stays frozen, whatever `train` says of the wav2vec 2.0 body.
-
-    When to choose: emotions that sound (laughter, crying) beside those that are spoken. Cost: both.
+    When to choose: emotions that sound (laughter, crying) beside those that are spoken.
+    Cost: both encoders.
+    Source: MER-VN (taptanhcoder/MER), its dual encoder. There VGGish runs on padded audio and is stretched to the
+        padded length, so that the alignment depends on batch mates; here each utterance's frames are resampled to its
+        own.
 
     Args:
         merge: `concat` or `sum`.
         vggish: a local file of VGGish's weights; none: the released ones (tiny beside tiny).
-        layer, dtype, bf16, unfreeze_every: as for `wav2vec2`.
     """
 
     level, norm = "xlsr", "layer"

@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 
 
 class Features(Encoder):
-    """Reads `features/<modality>.npy` (`[N, d]`; an utterance's line names its `row`), memory-mapped.
+    """Ready-made features of any modality, visual included, from the corpus's own files.
 
-    With `features/<modality>.offsets.npy` (`[U + 1]`) beside it, row `i` is the sequence of frames
-    `offsets[i]:offsets[i + 1]`; without, each row is one frame.
+    Reads `features/<modality>.npy` (`[N, d]`; an utterance's line names its `row`), memory-mapped. With
+    `features/<modality>.offsets.npy` (`[U + 1]`) beside it, row `i` is the sequence of frames `offsets[i]:offsets[i +
+    1]`; without, each row is one frame.
 
-    Shapes: `Sequence [B, T, d] -> Sequence [B, T, d]`, standardised.
-    When to choose: the features exist already (bc-LSTM, DenseFace, COVAREP ...). Cost: none.
+    Equation:
+        x <- (x - mean_train) / sd_train          per dimension, over the training rows alone
+
+    Shapes: `[B, T, d] -> [B, T, d]`.
+    When to choose: the features exist already (bc-LSTM, DenseFace, COVAREP ...).
+    Cost: none.
+    Source: whoever made the features; name them in `corpus.json`.
 
     Args:
         noise: deviation of Gaussian noise in training, in units of the standardised features.

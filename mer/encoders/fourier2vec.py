@@ -28,25 +28,41 @@ if TYPE_CHECKING:
 
 
 class Fourier2Vec(AudioEncoder):
-    """A Transformer over patches of log-mel frames.
+    """A Transformer over patches of log-mel frames, trained from scratch.
+
+    Equation:
+        h0 = embed(patches of log-mel(x)) + sinusoid(position)
+        h <- h + MHA(LN h);   h <- h + FFN(LN h)           `layers` times
+        out = LN h
 
     Shapes: log-mels `[B, F, n_mels]` -> `[B, ceil(F / patch), dim]`, with F = 1 + samples // hop.
-
-        h0 = embed(patches) + sinusoid(position);   h <- h + MHA(LN h);   h <- h + FFN(LN h);   out = LN h
-
-    When to choose: no pretrained weights at hand, little compute, or as the baseline that pretrained speech models
-    have to beat. Cost: 3.2 M parameters at the defaults; attention is quadratic in F / patch, so `patch: 4` (40 ms)
-    is about six times cheaper than frame by frame and loses little.
+    When to choose: no pretrained weights at hand, little compute, or as the baseline that pretrained speech models have
+        to beat.
+    Cost: 3.2 M parameters at the defaults; attention is quadratic in F / patch, so `patch: 4` (40 ms) is about six
+        times cheaper than frame by frame and loses little.
+    Source: MER-VN (taptanhcoder/MER), its lightweight audio encoder and its defaults; unlike there, padding is masked,
+        positions are known, and the body is trained.
 
     Args:
-        dim, heads, layers, dropout: of the Transformer (pre-norm, FFN of 4 dim, GELU).
+        dim: width of the Transformer (pre-norm, FFN of 4 dim, GELU).
+        heads: attention heads.
+        layers: Transformer layers.
+        dropout: in the Transformer.
         patch: frames per patch; a power of two for the conv stem.
-        stem: `linear` (patches flattened and projected) or `conv` (3 x 3 convolutions, each halving
-            frequency and, log2 patch of them, time; what is padding is zero before each).
+        stem: `linear` (patches flattened and projected) or `conv` (3 x 3 convolutions, each halving frequency and, log2
+            patch of them, time; what is padding is zero before each).
         channels: of the conv stem's first convolution; the others have twice as many.
-        normalise: log-mels less mean over deviation of the training rows (`train`), or less the utterance's own
-            mean in each band besides (`utterance`: forgets the channel and the speaker's average spectrum).
-        time_masks, time_width, freq_masks, freq_width: SpecAugment (Park et al. 2019): stripes set to the mean.
+        n_mels: mel bands.
+        f_min: lowest frequency, Hz.
+        f_max: highest frequency, Hz.
+        window_ms: length of a window, milliseconds.
+        hop_ms: step between windows, milliseconds.
+        normalise: log-mels less mean over deviation of the training rows (`train`), or less the utterance's own mean in
+            each band besides (`utterance`: forgets the channel and the speaker's average spectrum).
+        time_masks: SpecAugment (Park et al. 2019): stripes in time that are set to the mean.
+        time_width: their largest width, frames.
+        freq_masks: stripes in frequency.
+        freq_width: their largest width, bands.
         stretch: each batch's time axis is stretched by a factor in [1 - s, 1 + s].
         shift: each utterance moves by up to so many mel bands (vocal tract length), edges repeated.
         gain: each utterance's log-mels move by up to so much (loudness), before normalisation.

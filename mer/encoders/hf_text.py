@@ -32,19 +32,23 @@ BUDGET = {"cpu": 1024, "cuda": 32_768}
 
 
 class HfText(Pretrained):
-    """Any Hugging Face text encoder by `checkpoint`.
+    """Any Hugging Face text encoder, by `checkpoint`: the full token sequence, not only `[CLS]`.
 
-    Shapes: tokens `[B, T]` -> `[B, T, hidden_size]`; special tokens are part of the sequence, so that `cls` pooling
-    finds the first one at position 0. Texts of more than `max_length` tokens are cut at the end.
+    Equation:
+        h = Transformer(tokens)              hidden state `layer` of the released model
 
-    When to choose: transcripts in a language with a pretrained encoder. Cost: base models 86 to 135 M parameters;
-    frozen, each text is encoded once for all trials.
+    Shapes: tokens `[B, T]` -> `[B, T, hidden_size]`. Special tokens are part of the sequence, so that `cls` pooling
+        finds the first one at position 0. Texts of more than `max_length` tokens are cut at the end.
+    When to choose: transcripts in a language with a pretrained encoder.
+    Cost: base models 86 to 135 M parameters; frozen, each text is encoded once for all trials.
+    Source: the checkpoint's own paper; BERT, Devlin et al. 2019, arXiv 1810.04805.
 
     Args:
         layer: which hidden state to use, -1 the last.
         max_length: longest sequence of tokens, the special ones included; at most what the model has positions for.
         segmenter: `none`, `pyvi`, `underthesea`, or `presegmented`; part of the features' identity.
-        dtype, bf16: how frozen features are stored and computed.
+        dtype: how frozen features are stored.
+        bf16: extract in bfloat16 (about twice as fast on a GPU; part of the features' identity).
         unfreeze_every: epochs per layer, for `train: gradual`.
     """
 
@@ -156,10 +160,15 @@ class HfText(Pretrained):
 
 
 class PhoBert(HfText):
-    """PhoBERT base v2: RoBERTa for Vietnamese. See `HfText`.
+    """PhoBERT base v2: RoBERTa for Vietnamese.
 
     It was trained on word-segmented text (`Chúng_tôi là ...`), so `segmenter` is `pyvi` unless the transcripts are
     segmented already, and at most 256 tokens. The licence of v2 is AGPL-3.0.
+
+    Shapes: tokens `[B, T]` -> `[B, T, 768]`, T at most 256.
+    When to choose: Vietnamese transcripts.
+    Cost: 135 M parameters; frozen, each text is encoded once for all trials.
+    Source: Nguyen and Nguyen 2020, arXiv 2003.00744; `vinai/phobert-base-v2`.
     """
 
     level = "phobert"
@@ -182,9 +191,15 @@ class PhoBert(HfText):
 
 
 class ViDeBerta(HfText):
-    """ViDeBERTa base: DeBERTa-v3 for Vietnamese, 128 000 SentencePiece tokens. See `HfText`.
+    """ViDeBERTa base: DeBERTa-v3 for Vietnamese, 128 000 SentencePiece tokens.
 
     Its pretraining text was segmented with PyVi, so `segmenter` is `pyvi`.
+
+    Shapes: tokens `[B, T]` -> `[B, T, 768]`.
+    When to choose: Vietnamese transcripts, beside PhoBERT. No commit of its weights is pinned here: write the one that
+        you downloaded into the YAML as `revision`.
+    Cost: 86 M parameters beside the embeddings; frozen, each text is encoded once for all trials.
+    Source: Tran et al. 2023, arXiv 2301.10439; `Fsoft-AIC/videberta-base`.
     """
 
     level = "videberta"

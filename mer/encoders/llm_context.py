@@ -121,13 +121,19 @@ class LlmContext(HfText):
     fusion `cadgl` it is never hidden, imagined or aligned. Runs once per prompt, through the feature store: weights,
     revision, template, window and the texts themselves are in the key.
 
-    Shapes: prompts -> `[B, 1, hidden_size]`; with `answer` the reader's `[B, T, hidden_size]`. When to choose:
-    transcribed conversations, and a model of 0.5 to 8 B parameters at hand. Cost: one forward pass of `max_length`
-    tokens per utterance, once; with `answer` one more of a single token for each token of the answer.
-
     Under missing modalities a vector is withheld wherever a transcript that its prompt holds is missing, so nothing
-    leaks, whatever the masks. For frozen masks `arrays(..., text_available=mask)` makes new prompts without the
-    missing transcripts instead, which keeps the rest of the context.
+    leaks, whatever the masks. For frozen masks `arrays(..., text_available=mask)` makes new prompts without the missing
+    transcripts instead, which keeps the rest of the context.
+
+    Equation:
+        z_i = LM(prompt(last `window` utterances, speaker, text))    of the last token, or the mean
+
+    Shapes: prompts -> `[B, 1, hidden_size]`; with `answer` the reader's `[B, T, hidden_size]`.
+    When to choose: transcribed conversations, and a model of 0.5 to 8 B parameters at hand.
+    Cost: one forward pass of `max_length` tokens per utterance, once; with `answer` one more of a single token for each
+        token of the answer.
+    Source: CADGL (premiree/CDAGL) names "LLM-guided context" and publishes no prompt; this one is ours. Comparable:
+        BiosERC, Xue et al. 2024, arXiv 2407.04279.
 
     Args:
         window: how many utterances of the past the prompt holds.
@@ -136,7 +142,10 @@ class LlmContext(HfText):
         pool: `last` (the state that would produce the answer) or `mean` over the prompt.
         answer: let the model answer in at most so many tokens, and encode that text; 0: pool its hidden state.
         reader: the frozen text encoder of answers, `checkpoint` or `checkpoint@revision`.
-        layer, max_length, dtype, bf16: as for `hf_text`; prompts that are too long lose their beginning.
+        layer: which hidden state to use, -1 the last.
+        max_length: longest prompt in tokens; one that is too long loses its beginning.
+        dtype: how frozen features are stored.
+        bf16: extract in bfloat16 (about twice as fast on a GPU; part of the features' identity).
     """
 
     requires = frozenset({"text", "dialogue"})

@@ -27,14 +27,24 @@ if TYPE_CHECKING:
 class LogMel(AudioEncoder):
     """Log-mels, optionally with their slopes, averaged over `pool` frames, standardised on the training rows.
 
-    Shapes: samples `[B, T]` -> `[B, ceil(F / pool), n_mels * (2 if deltas else 1)]`, F = 1 + T // hop. The last
-    average is over the frames that are left.
+    Equation:
+        m_f = log(mel |STFT(x)_f| + offset)
+        x_t = mean of m_f over `pool` frames     the last is over the frames that are left
 
-    When to choose: a quick, frozen, weightless start; smoke tests. Cost: 1.5 ms per second of audio, once.
+    Shapes: samples `[B, T]` -> `[B, ceil(F / pool), n_mels (2 n_mels with deltas)]`, F = 1 + T // hop.
+    When to choose: a quick, frozen, weightless start; smoke tests.
+    Cost: 1.5 ms per second of audio, once.
+    Source: Davis and Mermelstein 1980 for the mel scale's use; the settings are VGGish's (Hershey et al. 2017, arXiv
+        1609.09430).
 
     Args:
         deltas: append the slope of each band over 5 frames (regression, edges repeated).
         pool: frames per output frame; 4 gives 25 frames a second.
+        n_mels: mel bands.
+        f_min: lowest frequency, Hz.
+        f_max: highest frequency, Hz.
+        window_ms: length of a window, milliseconds.
+        hop_ms: step between windows, milliseconds.
         standardise: as for `features`.
     """
 

@@ -108,10 +108,9 @@ class MelFrontend:
 
 
 def waves(items: Sequence[AudioClip | str], rate: int, at_least: int = 1) -> Iterator[Tensor]:
-    """`[T]` float32 of each clip, one by one; clips that are too short for one frame end in silence."""
-    from mer.data.audio import AudioClip, read_audio
+    """`[T]` float32 of each clip, one by one, decoded ahead; clips too short for one frame end in silence."""
+    from mer.data.audio import AudioClip, read_many
 
-    for clip in items:
-        assert isinstance(clip, AudioClip)
-        samples = torch.from_numpy(read_audio(clip, rate))
+    for found in read_many([clip for clip in items if isinstance(clip, AudioClip)], rate):
+        samples = torch.from_numpy(found)
         yield torch.nn.functional.pad(samples, (0, max(0, at_least - len(samples))))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -233,6 +233,26 @@ def pack(lengths: Sequence[int], budget: int, equal: bool = False) -> list[list[
                 continue
         batches.append([position])
     return batches
+
+
+def stream(clips: Iterable[Tensor], budget: int, equal: bool = False) -> Iterator[list[tuple[int, Tensor]]]:
+    """As `pack`, of clips as they are decoded: batches of (position, clip), each as soon as it is full.
+
+    Clips should come sorted by length, which they need not be to the sample.
+
+    >>> [[len(clip) for _, clip in batch] for batch in stream([torch.ones(n) for n in (9, 4, 3, 3)], budget=9)]
+    [[9], [4, 3], [3]]
+    """
+    batch: list[tuple[int, Tensor]] = []
+    for position, clip in enumerate(clips):
+        longest = max([len(clip), *(len(other) for _, other in batch)])
+        fits = (len(batch) + 1) * longest <= budget
+        if batch and not (fits and (not equal or len(batch[0][1]) == len(clip))):
+            yield batch
+            batch = []
+        batch.append((position, clip))
+    if batch:
+        yield batch
 
 
 def hidden(body: Any, layer: int, **inputs: Any) -> Tensor:

@@ -116,8 +116,8 @@ def _released_state(checkpoint: str | None) -> dict[str, Tensor]:
             return found
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"cannot load the released weights of VGGish ({error})",
-                expected=f"tried torch's cache ({torch.hub.get_dir()}/checkpoints), then {RELEASED}",
+                f"cannot load the released weights of VGGish ({error}); tried torch's cache "
+                f"({torch.hub.get_dir()}/checkpoints), then {RELEASED}",
                 hint="Download that file and name it as `checkpoint`; " + weights.TINY_WAY_OUT,
             ) from None
     path = Path(checkpoint).expanduser()
@@ -138,11 +138,14 @@ def _released_state(checkpoint: str | None) -> dict[str, Tensor]:
 class VggishEncoder(AudioEncoder):
     """VGGish as an encoder: one vector for each 0.96 s.
 
-    Shapes: samples `[B, T]` -> `[B, N, 128]`, N = (1 + (T - 400) // 160) // 96, first at 15 600 samples; a shorter
-    clip is padded with silence to one patch.
+    Equation:
+        h_n = VGG(log-mel patch of 96 frames)
 
-    When to choose: general sound rather than words (laughter, crying), or with wav2vec2 in `dual`. Cost: 72 M
-    parameters, about 0.9 GFLOP a patch.
+    Shapes: samples `[B, T]` -> `[B, N, 128]`, N = (1 + (T - 400) // 160) // 96, first at 15 600 samples; a shorter clip
+        is padded with silence to one patch.
+    When to choose: general sound rather than words (laughter, crying), or with wav2vec 2.0 in `dual`.
+    Cost: 72 M parameters, about 0.9 GFLOP a patch; runs once per utterance.
+    Source: Hershey et al. 2017, arXiv 1609.09430; the weights are harritaylor/torchvggish's.
 
     Args:
         dtype: how frozen features are stored.

@@ -24,7 +24,7 @@ from mer import weights
 from mer.batch import Sequence
 from mer.encoders.base import AudioEncoder, column, mask_of
 from mer.encoders.mel import waves
-from mer.encoders.pretrained import LazyBody, Pretrained, StoreType, check_layer, hidden, pack
+from mer.encoders.pretrained import LazyBody, Pretrained, StoreType, check_layer, hidden, stream
 from mer.encoders.raw import Samples
 from mer.errors import UserError
 
@@ -40,11 +40,13 @@ BUDGET = {"cpu": 30 * 16_000, "cuda": 320 * 16_000}
 class SpeechModel(Pretrained, AudioEncoder):
     """A model of the wav2vec 2.0 family by checkpoint.
 
-    Shapes: samples `[B, T]` -> `[B, T', hidden_size]` with T' = repeated floor((T - k) / s) + 1 over the convolutions:
-    49 frames for a second of 16 kHz. Under 400 samples (one frame) a clip is padded with silence.
+    Equation:
+        h = Transformer(conv(x))             hidden state `layer` of the released model
 
-    When to choose: the strongest audio features where pretrained weights can be had; XLSR-53 for languages other
-    than English. Cost: base 95 M parameters, large 315 M; frozen, each utterance is encoded once for all trials.
+    Shapes: samples `[B, T]` -> `[B, T', hidden_size]` with T' = repeated floor((T - k) / s) + 1 over the convolutions:
+        49 frames for a second of 16 kHz. Under 400 samples (one frame) a clip is padded with silence.
+    When to choose: the strongest audio features where pretrained weights can be had.
+    Cost: base 95 M parameters, large 315 M; frozen, each utterance is encoded once for all trials.
 
     Args:
         layer: which hidden state to use, -1 the last; emotion is often best read from a middle layer.
@@ -190,19 +192,32 @@ class SpeechModel(Pretrained, AudioEncoder):
 
 
 class Wav2Vec2(SpeechModel):
-    """wav2vec 2.0 base (English, 95 M parameters; group norm), or any checkpoint of the family. See `SpeechModel`."""
+    """wav2vec 2.0 base (English, 95 M parameters; group norm), or any checkpoint of the family.
+
+    When to choose: English speech; or, with `checkpoint`, any model of the family.
+    Source: Baevski et al. 2020, arXiv 2006.11477; `facebook/wav2vec2-base`.
+    """
 
     level = "wav2vec2"
 
 
 class Xlsr(SpeechModel):
-    """wav2vec 2.0 XLSR-53 (53 languages, 315 M parameters; layer norm). See `SpeechModel`."""
+    """wav2vec 2.0 XLSR-53 (53 languages, 315 M parameters; layer norm).
+
+    When to choose: languages other than English; MER-VN's audio encoder.
+    Cost: 315 M parameters; frozen, each utterance is encoded once for all trials.
+    Source: Conneau et al. 2020, arXiv 2006.13979; `facebook/wav2vec2-large-xlsr-53`.
+    """
 
     level, norm = "xlsr", "layer"
 
 
 class WavLm(SpeechModel):
-    """WavLM base+ (English, 95 M parameters; group norm). See `SpeechModel`."""
+    """WavLM base+ (English, 95 M parameters; group norm).
+
+    When to choose: English speech, above all noisy or overlapping: it was trained on mixtures.
+    Source: Chen et al. 2021, arXiv 2110.13900; `microsoft/wavlm-base-plus`.
+    """
 
     level = "wavlm"
 
@@ -213,7 +228,11 @@ class WavLm(SpeechModel):
 
 
 class Hubert(SpeechModel):
-    """HuBERT base (English, 95 M parameters; group norm). See `SpeechModel`."""
+    """HuBERT base (English, 95 M parameters; group norm).
+
+    When to choose: English speech, beside wav2vec 2.0 and WavLM.
+    Source: Hsu et al. 2021, arXiv 2106.07447; `facebook/hubert-base-ls960`.
+    """
 
     level = "hubert"
 
@@ -286,14 +305,17 @@ class SpeechFrontend:
 
     def extract(self, items: Items[AudioClip | str]) -> list[npt.NDArray[np.generic]]:
         encoder, body, device = self.encoder[0], self.body.get(), self.body.device
-        clips = list(waves(items, encoder.sample_rate, encoder.min_samples))
-        found: list[npt.NDArray[np.generic]] = [np.empty(0)] * len(clips)
+        # Group norm over padded batches is made right (`ValidGroupNorm`), at a price that only a GPU does not notice.
+        alike = encoder.grouped and device.type == "cpu"
+        clips = waves(items, encoder.sample_rate, encoder.min_samples)
+        found: list[npt.NDArray[np.generic]] = [np.empty(0)] * len(items)
         with torch.inference_mode(), self.body.autocast():
-            for batch in pack([len(clip) for clip in clips], BUDGET[device.type], equal=encoder.grouped):
-                samples = pad_sequence([clips[i] for i in batch], batch_first=True).to(device)
-                mask = mask_of(torch.tensor([len(clips[i]) for i in batch], device=device))
+            for batch in stream(clips, BUDGET[device.type], equal=alike):
+                lengths = torch.tensor([len(clip) for _, clip in batch], device=device)
+                samples = pad_sequence([clip for _, clip in batch], batch_first=True).to(device)
+                mask = mask_of(lengths, samples.shape[1])
                 frames = encoder.encode(body, encoder.prepare(samples, mask), mask)
                 values = frames.values.float().cpu().numpy()
-                for row, (i, length) in enumerate(zip(batch, frames.lengths.tolist(), strict=True)):
+                for row, ((i, _), length) in enumerate(zip(batch, frames.lengths.tolist(), strict=True)):
                     found[i] = values[row, :length]
         return found

@@ -5,6 +5,7 @@ Sources: Radford et al. 2022 (arXiv 2212.04356); Le et al. 2024 (PhoWhisper, arX
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,15 +34,22 @@ CHUNKS = {"cpu": 4, "cuda": 32}
 class Whisper(Pretrained, AudioEncoder):
     """Whisper's encoder, by default `openai/whisper-small`.
 
-    Shapes: samples `[B, T]` -> `[B, ceil(T / 320), d_model]`. The encoder takes windows of exactly 30 s and knows no
-    mask, so that batches cannot matter; frames behind an utterance's end are dropped, longer utterances are cut into
-    windows whose frames follow one another.
+    The encoder takes windows of exactly 30 s and knows no mask, so that batches cannot matter; frames behind an
+    utterance's end are dropped, longer utterances are cut into windows whose frames follow one another.
 
-    When to choose: multilingual speech, noisy recordings; lexical content is strong in it. Cost: each utterance
-    costs 30 s of audio (small: 87 M parameters), once for all trials where it is frozen.
+    Equation:
+        h = Transformer(conv(log-mel(x)))    hidden state `layer` of the released model
+
+    Shapes: samples `[B, T]` -> `[B, ceil(T / 320), d_model]`.
+    When to choose: multilingual speech, noisy recordings; lexical content is strong in it.
+    Cost: each utterance costs 30 s of audio (small: 87 M parameters), once for all trials where it is frozen.
+    Source: Radford et al. 2022, arXiv 2212.04356; `openai/whisper-small`.
 
     Args:
-        layer, dtype, bf16, unfreeze_every: as for `wav2vec2`.
+        layer: which hidden state to use, -1 the last.
+        dtype: how frozen features are stored.
+        bf16: extract in bfloat16 (about twice as fast on a GPU; part of the features' identity).
+        unfreeze_every: epochs per layer, for `train: gradual`.
     """
 
     requires = frozenset({"audio"})
@@ -163,7 +171,12 @@ class Whisper(Pretrained, AudioEncoder):
 
 
 class PhoWhisper(Whisper):
-    """PhoWhisper: Whisper fine-tuned on Vietnamese speech, by default `vinai/PhoWhisper-small`. See `Whisper`."""
+    """PhoWhisper: Whisper fine-tuned on Vietnamese speech, by default `vinai/PhoWhisper-small`.
+
+    When to choose: Vietnamese speech. No commit of its weights is pinned here: write the one that you downloaded into
+        the YAML as `revision`.
+    Source: Le et al. 2024, arXiv 2406.02555; `vinai/PhoWhisper-small`.
+    """
 
     level = "phowhisper"
 
@@ -189,14 +202,11 @@ class WhisperFrontend:
 
     def extract(self, items: Items[AudioClip | str]) -> list[npt.NDArray[np.generic]]:
         encoder, body, device = self.encoder[0], self.body.get(), self.body.device
-        windows: list[tuple[int, Tensor]] = []
-        for number, samples in enumerate(waves(items, encoder.sample_rate)):
-            windows += [(number, part) for part in torch.split(samples, encoder.window)]
+        clips = enumerate(waves(items, encoder.sample_rate))
+        windows = ((number, part) for number, samples in clips for part in torch.split(samples, encoder.window))
         found: list[list[npt.NDArray[np.generic]]] = [[] for _ in items]
-        size = CHUNKS[device.type]
         with torch.inference_mode(), self.body.autocast():
-            for start in range(0, len(windows), size):
-                batch = windows[start : start + size]
+            while batch := list(itertools.islice(windows, CHUNKS[device.type])):
                 padded = [nn.functional.pad(part, (0, encoder.window - len(part))) for _, part in batch]
                 values = encoder.encode(body, torch.stack(padded).to(device)).float().cpu().numpy()
                 for row, (number, part) in enumerate(batch):

@@ -53,16 +53,22 @@ class HashedText(Encoder):
 class Words(HashedText):
     """Learned vectors of words, found by a hash of their lower-case form (punctuation marks are words).
 
-    Shapes: texts -> `[B, T, dim]`, one frame per word.  x_t = drop(E[hash(w_t)] + mean of E[hash(n-gram)])
+    Equation:
+        x_t = drop(E[hash(w_t)] + mean of E[hash(n-gram)] over the n-grams of w_t)
 
-    With character n-grams (Bojanowski et al. 2017) rare and misspelt words share what they are made of. Hashing is
-    the same on every machine; there is no vocabulary to fit, so nothing can leak from validation or test.
+    With character n-grams rare and misspelt words share what they are made of. Hashing is the same on every machine;
+    there is no vocabulary to fit, so nothing can leak from validation or test.
 
-    When to choose: no pretrained weights, the demo corpus, quick text baselines. Cost: buckets x dim parameters.
+    Shapes: texts -> `[B, T, dim]`, one frame per word.
+    When to choose: no pretrained weights, the demo corpus, quick text baselines.
+    Cost: buckets dim parameters.
+    Source: character n-grams: fastText, Bojanowski et al. 2017, arXiv 1607.04606.
 
     Args:
-        dim, buckets, dropout: width, number of vectors, dropout on them.
+        dim: width of a vector.
+        buckets: number of vectors; words that fall into one bucket share it.
         ngrams: longest character n-gram (0: none; 3 to `ngrams` otherwise), at most 16 per word.
+        dropout: on the vectors.
         positions: add sinusoids, for fusions that do not read order themselves.
         conv: layers of convolution over 3 words.
         segmenter: as for `hf_text`.
@@ -113,19 +119,26 @@ class Words(HashedText):
 class TfIdf(HashedText):
     """Hashed TF-IDF of the whole text, projected: the classical baseline as one frame.
 
+    Equation:
+        v_b   = (1 + ln n_b) idf_b               n_b: words (or n-grams) of bucket b in the text
+        idf_b = ln((1 + N) / (1 + N_b)) + 1      N_b of the N training texts have one
+        z     = W drop(v / |v|)
+
     Shapes: texts -> `[B, 1, dim]`.
-
-        z = drop(v / |v|) W,    v_b = (1 + ln n_b) idf_b,    idf_b = ln((1 + N) / (1 + N_b)) + 1
-
-    n_b counts words (and n-grams) of bucket b in the text; N_b counts training texts that have it, and idf is a
-    buffer, fitted on the training rows alone.
-
-    When to choose: many short texts without pretrained weights; the baseline to report. Cost: buckets x dim.
+    When to choose: many short texts without pretrained weights; the baseline to report.
+    Cost: buckets dim parameters.
+    Source: Salton and Buckley 1988, "Term-weighting approaches in automatic text retrieval"; the smoothing is
+        scikit-learn's.
 
     Args:
-        dim, buckets, ngrams, dropout, segmenter: as for `words`; dropout is on the entries of v.
+        dim: width of the projection.
+        buckets: number of buckets.
+        ngrams: as for `words`.
+        dropout: on the entries of v.
+        segmenter: as for `hf_text`.
     """
 
+    one_frame = True
     idf: Tensor
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,18 +16,30 @@ from mer.layers import Dropout, zeroed
 class CrossAttention(Fusion):
     """Bidirectional cross-attention with residual, masked means, concatenation and an output layer.
 
-    Source: the fusion pipeline for TESS. With x_m `[B, T_m, D]` after its Transformer blocks and p_m = W_m x_m + b_m:
-
+    Equation:
+        p_m = W_m x_m + b_m                                x_m after its Transformer blocks
         c_m = LN(p_m + mean over present n != m of MHA_mn(p_m, p_n, p_n))
-        out = LN(drop(gelu(W [mean_t c_1; ...; mean_t c_M] + b)))
+        F   = LN(drop(gelu(W [mean_t c_1; ...; mean_t c_M] + b)))
+        axis: time    F = [c_1; ...; c_M] along time
 
-    Returns `[B, 1, D]`; for two modalities this is the source's equation, for more the attention is pairwise (MulT).
-    An absent modality answers nobody and leaves zeros in its slot; where no other is present, c_m = LN(p_m). In
-    evaluation the attention maps come back, `attention text<-audio [B, T_text, T_audio]` (mean over heads).
-    `axis: time` returns `[c_1; ...; c_M]` along time instead, `[B, sum T_m, D]`, and leaves the pooling to the pooling.
+    For two modalities this is the source's equation; for more the attention is pairwise. An absent modality answers
+    nobody and leaves zeros in its slot; where no other is present, c_m = LN(p_m).
 
-    Choose it where what matters is *which* frames of one modality go with which words of the other. Cost: 4 D^2 per
-    ordered pair of modalities and T_m T_n scores.
+    Shapes: `[B, T_m, D]` each `-> [B, 1, D]`; with `axis: time` `-> [B, sum T_m, D]`, which leaves the pooling to the
+        pooling. In evaluation the attention maps come back, `attention text<-audio [B, T_text, T_audio]` (mean over
+        heads).
+    When to choose: what matters is *which* frames of one modality go with which words of the other.
+    Cost: 4 D^2 parameters per ordered pair of modalities and T_m T_n scores, beside the blocks before it.
+    Source: the fusion pipeline for TESS (indrasn0wal/Multimodal-Emotion-Recognition); pairwise for more than two: MulT,
+        Tsai et al. 2019, arXiv 1906.00295.
+
+    Args:
+        axis: `feature` (means side by side) or `time` (frames one after the other).
+        layers: Transformer blocks per modality before the attention; 0: none.
+        heads: attention heads, of the blocks and between modalities.
+        expansion: hidden width of a block's feed-forward, in multiples of D.
+        dropout: in the blocks, on attention weights, and before the output's normalisation.
+        positions: add sinusoids before the first block.
 
     >>> import torch
     >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
@@ -39,7 +53,7 @@ class CrossAttention(Fusion):
         modalities: tuple[str, ...],
         dim: int,
         *,
-        axis: str = "feature",
+        axis: Literal["feature", "time"] = "feature",
         layers: int = 2,
         heads: int = 4,
         expansion: float = 2.0,

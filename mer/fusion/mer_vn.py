@@ -8,6 +8,8 @@ attention maps come back, `attention text<-audio [B, T_text, T_audio]` (mean ove
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -18,14 +20,26 @@ from mer.layers import Dropout, FeedForward, MaskedBiLSTM, TemporalConv, masked_
 
 
 class Xattn(Fusion):
-    """Bidirectional cross-attention: `T' = MHA(T, A, A)`, `A' = MHA(A, T, T)`, `F = [T'; A']`.
+    """Bidirectional cross-attention, and the answers one after the other in time.
 
-    For M modalities, x_m' = mean over present n != m of MHA_mn(x_m, x_n, x_n). The equation has no residual: an
-    utterance with one modality would lose it, so a query with nobody to attend to keeps its own values (and one
-    modality alone passes unchanged). `residual: true` gives x_m' = LN(x_m + ...) instead, which trains more easily
-    and keeps what the modality itself says; it departs from the source.
+    Equation:
+        T' = MHA(T, A, A)      A' = MHA(A, T, T)      F = [T'; A']
+        M modalities:          x_m' = mean over present n != m of MHA_mn(x_m, x_n, x_n)
+        residual: true         x_m' = LN(x_m + ...)
 
-    Choose it as the lightest sequence-level interaction. Cost: 4 D^2 per ordered pair and T_m T_n scores.
+    The source's equation has no residual: an utterance with one modality would lose it, so a query with nobody to
+    attend to keeps its own values (and one modality alone passes unchanged).
+
+    Shapes: `[B, T_m, D]` each `-> [B, sum T_m, D]`. In evaluation the attention maps come back.
+    When to choose: the lightest interaction between sequences. `residual: true` trains more easily and keeps what the
+        modality itself says; it departs from the source.
+    Cost: 4 D^2 parameters per ordered pair of modalities and T_m T_n scores.
+    Source: MER-VN (taptanhcoder/MER), its fusion `xattn`.
+
+    Args:
+        heads: attention heads.
+        dropout: on attention weights.
+        residual: add the modality itself, then normalise.
 
     >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
     >>> y = Sequence(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool))
@@ -86,17 +100,30 @@ class CrossBlock(nn.Module):
 
 
 class BiLstmAttn(Fusion):
-    """A BiLSTM per modality, then cross-attention blocks, then optionally gates: `F = [x_1'; ...; x_M']`.
+    """A BiLSTM per modality, then cross-attention blocks, then optionally gates.
 
+    Equation:
         h_m = LN(W_m BiLSTM_m(x_m) + b_m)
-        h   = blocks of pre-norm cross-attention and feed-forward, each with a residual (pairwise for M > 2)
-        merge concat: x_m' = h_m        merge gate: x_m' = sigmoid(V_m gelu(U_m h_m)) * h_m, per frame and dimension
+        h_m <- h_m + CrossAttention(LN h)_m;  h_m <- h_m + FFN(LN h_m)     `blocks` times
+        merge: concat    x_m' = h_m
+        merge: gate      x_m' = sigmoid(V_m gelu(U_m h_m)) * h_m      per frame and dimension
+        F = [x_1'; ...; x_M'] along time
 
-    BiLSTMs read the real frames only, from both ends. `hidden: null` is D / 2 per direction (the source: 384 at 768).
-    With `merge: gate`, `aux["gate"] [B, M]` is the mean gate over frames and dimensions, 0 where absent.
+    BiLSTMs read the real frames only, from both ends.
 
-    Choose it where order in time matters and data are few: recurrence needs no positions to learn. Cost: the LSTMs
-    are sequential in T, which makes it the slowest family on long audio.
+    Shapes: `[B, T_m, D]` each `-> [B, sum T_m, D]`. With `merge: gate`, `gate [B, M]` is the mean gate over frames and
+        dimensions, 0 where absent; in evaluation the attention maps come back.
+    When to choose: order in time matters and data are few: recurrence needs no positions to learn.
+    Cost: the LSTMs are sequential in T, which makes it the slowest family on long audio.
+    Source: MER-VN (taptanhcoder/MER), its fusion `bilstm_attn`.
+
+    Args:
+        merge: `concat`, or `gate` before it.
+        hidden: width of an LSTM per direction; null: D / 2 (the source: 384 at 768).
+        lstm_layers: layers of each BiLSTM.
+        blocks: cross-attention blocks.
+        heads: attention heads.
+        dropout: between LSTM layers, on attention weights and in the feed-forward.
 
     >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
     >>> fused = BiLstmAttn(("text", "audio"), 8, merge="gate")(Batch({"text": x, "audio": x}))
@@ -109,7 +136,7 @@ class BiLstmAttn(Fusion):
         modalities: tuple[str, ...],
         dim: int,
         *,
-        merge: str = "concat",
+        merge: Literal["concat", "gate"] = "concat",
         hidden: int | None = None,
         lstm_layers: int = 1,
         blocks: int = 1,
@@ -154,10 +181,22 @@ class BiLstmAttn(Fusion):
 
 
 class CnnBiLstmAttn(BiLstmAttn):
-    """A temporal CNN per modality before `bilstm_attn`: `LN(drop(gelu(conv(...))))`, length-preserving.
+    """A temporal CNN per modality before `bilstm_attn`.
 
-    Local patterns (`kernel` frames per layer) are picked up before the recurrence. Padding is zeroed before every
-    convolution. Choose it over `bilstm_attn` for frame-level acoustic features; cost: kernel * D^2 per frame and layer.
+    Equation:
+        x_m <- LN(drop(gelu(conv(x_m))))         `conv_layers` times, length kept
+        then as `bilstm_attn`
+
+    Padding is zeroed before every convolution.
+
+    Shapes: `[B, T_m, D]` each `-> [B, sum T_m, D]`, as `bilstm_attn`.
+    When to choose: over `bilstm_attn` for frame-level acoustic features, where local patterns come before order.
+    Cost: kernel D^2 parameters per layer and modality, beside `bilstm_attn`.
+    Source: MER-VN (taptanhcoder/MER), its fusion `cnn_bilstm_attn`.
+
+    Args:
+        conv_layers: convolutions before the BiLSTM.
+        kernel: frames that a convolution sees.
 
     >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
     >>> tuple(CnnBiLstmAttn(("text", "audio"), 8)(Batch({"text": x, "audio": x})).sequence.values.shape)
@@ -171,7 +210,7 @@ class CnnBiLstmAttn(BiLstmAttn):
         *,
         conv_layers: int = 2,
         kernel: int = 3,
-        merge: str = "concat",
+        merge: Literal["concat", "gate"] = "concat",
         hidden: int | None = None,
         lstm_layers: int = 1,
         blocks: int = 1,

@@ -9,6 +9,8 @@ Defaults are the source's where it states them (2 layers); it uses 8 heads and d
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,11 +22,28 @@ from mer.layers import Dropout, masked_softmax
 
 
 class NoFusion(Fusion):
-    """One modality alone, untouched: the speech-only and text-only baselines. `[B, T, D] -> [B, T, D]`, no parameters.
+    """One modality alone, untouched: the speech-only and text-only baselines.
 
-    With several modalities in the recipe, `modality` says which one is used; there is no silent choice. With
-    `layers > 0` it passes through the Transformer blocks of the fusion pipeline ("temporal" or "contextual" modelling
-    alone), which makes it the exact ablation of that pipeline's fusions.
+    With several modalities in the recipe, `modality` says which one is used; there is no silent choice.
+
+    Equation:
+        F = x_m
+
+    Shapes: `[B, T, D] -> [B, T, D]`.
+    When to choose: as the baseline that a fusion must beat. With `layers` above 0 the modality passes through the
+        fusion pipeline's Transformer blocks ("temporal" or "contextual" modelling alone), which makes it the exact
+        ablation of that pipeline's fusions.
+    Cost: no parameters with `layers: 0`; per block 4 D^2 for the attention and 2 expansion D^2 for the feed-forward.
+    Source: the speech-only and text-only baselines of the fusion pipeline for TESS
+        (indrasn0wal/Multimodal-Emotion-Recognition).
+
+    Args:
+        modality: which one, where the recipe has several.
+        layers: Transformer blocks before it is handed on.
+        heads: attention heads of a block.
+        expansion: hidden width of a block's feed-forward, in multiples of D.
+        dropout: in the blocks.
+        positions: add sinusoids before the first block.
 
     >>> from mer.batch import Batch
     >>> x = Sequence(torch.ones(1, 3, 4), torch.tensor([[True, True, False]]))
@@ -70,7 +89,19 @@ class NoFusion(Fusion):
 
 
 class _VectorFusion(Fusion):
-    """Shared by the three below: Transformer blocks, a projection per modality, the output layer."""
+    """Shared by the three below: Transformer blocks, a projection per modality, the output layer.
+
+    Source: the fusion pipeline for TESS (indrasn0wal/Multimodal-Emotion-Recognition), whose two layers are the default;
+        it uses 8 heads and dropout 0.4 at a width of 768.
+
+    Args:
+        layers: Transformer blocks per modality before the fusion, "temporal" for speech and "contextual" for text in
+            the source; 0 leaves the sequences as they are.
+        heads: attention heads of a block.
+        expansion: hidden width of a block's feed-forward, in multiples of D.
+        dropout: in the blocks and before the output's normalisation.
+        positions: add sinusoids before the first block.
+    """
 
     def __init__(
         self,
@@ -104,14 +135,23 @@ class _VectorFusion(Fusion):
 
 
 class Concat(_VectorFusion):
-    """Concatenation: `out = LN(drop(gelu(W [v_1; ...; v_M] + b)))`, each v_m of width ceil(D / M).
+    """Concatenation: one vector per modality, side by side, through one layer.
 
-    Returns `[B, 1, D]`. An absent modality leaves zeros in its slot. The baseline that every other fusion must beat:
-    strong where the modalities are independent evidence, blind to interactions in time. Cost: D^2 for the projections
-    together and D^2 for the output, beside the blocks before it.
+    Equation:
+        v_m = W_m mean_t(x_m) + b_m                        each of width ceil(D / M)
+        F   = LN(drop(gelu(W [v_1; ...; v_M] + b)))
+        axis: time    F = [x_1; ...; x_M] along time       no parameters behind the blocks
 
-    `axis: time` is the other plain concatenation, `[x_1; ...; x_M]` along time, `[B, sum T_m, D]` with its mask and no
-    parameters: there the pooling is a real factor (a longer modality weighs more in `mean`).
+    An absent modality leaves zeros in its slot (or no frame).
+
+    Shapes: `[B, T_m, D]` each `-> [B, 1, D]`; with `axis: time` `-> [B, sum T_m, D]`, where the pooling is a real
+        factor (a longer modality weighs more in `mean`).
+    When to choose: as the baseline that every other fusion must beat. Strong where the modalities are independent
+        evidence, blind to what happens between them in time.
+    Cost: D^2 for the projections together and D^2 for the output, beside the blocks before it.
+
+    Args:
+        axis: `feature` (vectors side by side) or `time` (frames one after the other).
 
     >>> from mer.batch import Batch
     >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
@@ -127,7 +167,7 @@ class Concat(_VectorFusion):
         modalities: tuple[str, ...],
         dim: int,
         *,
-        axis: str = "feature",
+        axis: Literal["feature", "time"] = "feature",
         layers: int = 2,
         heads: int = 4,
         expansion: float = 2.0,
@@ -161,12 +201,20 @@ class Concat(_VectorFusion):
 
 
 class Gated(_VectorFusion):
-    """Independent gates: `g_m = sigmoid(U2 tanh(U1 v_m))`, `out = LN(drop(gelu(W (M/n) sum_m g_m * v_m + b)))`.
+    """Independent gates: each modality decides from itself how much of it passes.
 
-    Returns `[B, 1, D]` and `gate [B, M, D]`. As in the source each gate sees its own modality alone and the gates are
-    not convex: all may open or close. Where a modality is absent its gate is 0 and the others are scaled by M/n, as
-    inverted dropout does, so that the output layer sees the same magnitude (M/n = 1 when all are there). Choose it
-    where a modality may be noise (it can be closed) and others still count in full. Cost: 3 D^2 per modality.
+    Equation:
+        v_m = W_m mean_t(x_m) + b_m
+        g_m = sigmoid(U2 tanh(U1 v_m))                     in (0, 1)^D
+        F   = LN(drop(gelu(W (M / n) sum_m g_m * v_m + b)))
+
+    As in the source a gate sees its own modality alone and the gates are not convex: all may open or close. Where a
+    modality is absent its gate is 0 and the others are scaled by M / n (n: how many are there), as inverted dropout
+    does, so that the output layer sees the same magnitude.
+
+    Shapes: `[B, T_m, D]` each `-> [B, 1, D]`, and `gate [B, M, D]` for analysis.
+    When to choose: a modality may be noise (its gate can close) while the others still count in full.
+    Cost: 3 D^2 per modality and D^2 for the output, beside the blocks before it.
 
     >>> from mer.batch import Batch
     >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
@@ -210,11 +258,18 @@ class Gated(_VectorFusion):
 
 
 class Weighted(_VectorFusion):
-    """Weighted average: `s_m = u' tanh(U v_m)`, `a = softmax(s)`, `out = LN(drop(gelu(W sum_m a_m v_m + b)))`.
+    """Weighted average: one weight per modality and utterance, adding up to 1.
 
-    Returns `[B, 1, D]` and `weight [B, M]`, convex over the modalities that are present (the softmax runs over those
-    alone). One scorer is shared by all modalities, as in the source. Choose it when one weight per modality is what
-    the analysis needs. Cost: one D^2 projection per modality and D^2 / 2 for the scorer.
+    Equation:
+        v_m = W_m mean_t(x_m) + b_m
+        a   = softmax_m(u' tanh(U v_m))                    over the modalities that are present
+        F   = LN(drop(gelu(W sum_m a_m v_m + b)))
+
+    One scorer is shared by all modalities, as in the source.
+
+    Shapes: `[B, T_m, D]` each `-> [B, 1, D]`, and `weight [B, M]` for analysis.
+    When to choose: one weight per modality is what the analysis needs.
+    Cost: D^2 per modality, D^2 / 2 for the scorer and D^2 for the output, beside the blocks before it.
 
     >>> from mer.batch import Batch
     >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))

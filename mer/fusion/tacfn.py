@@ -8,6 +8,8 @@ are turned at the door.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -80,17 +82,41 @@ class CrossModalBlock(nn.Module):
 
 
 class Tacfn(Fusion):
-    """Cross-modal Transformer blocks, then the adaptive gate; `[B, T_m, D]` each to `[B, L, D]`.
+    """Cross-modal Transformer blocks, then an adaptive gate that weighs modalities per dimension.
 
-    The equations are those of `CrossModalBlock` (`layers` of them) and of `mer.fusion.gate.AdaptiveGate`; with two
-    modalities, w = sigmoid(MLP [a, t, |a - t|, a * t]) in [0, 1]^D and h = w * LN(a) + (1 - w) * LN(t). L is the length
-    of the anchor (`text`, or the first modality where there is none), or the sum of lengths with `align: concat`.
-    `aux`: `gate [B, M, D]`, its mean over D `beta [B, M]`, and in evaluation the attention maps of the last block.
+    Equation:
+        x_m <- LN(x_m + MHA_m(x_m, x_m, x_m))                                `self_attention`
+        x_m <- LN(x_m + mean over present n != m of MHA_mn(x_m, x_n, x_n))   `cross_attention`
+        x_m <- LN(x_m + FFN(x_m))                                            all `layers` times
+        h_m = LN(x_m),  p_m = mean_t(h_m)
+        g   = [p_1; ...; p_M; |p_i - p_j| ...; p_i * p_j ...]                all pairs i < j
+        w   = softmax over present m of [MLP(g)_1, ..., MLP(g)_{M-1}, 0]     in [0, 1]^D
+        F   = sum_m w_m * h_m                                                at the anchor's positions
 
-    Ablation: `gate: vector | scalar | none`, `self_attention`, `cross_attention`, `align` (see `AdaptiveGate`).
-    Choose it where modalities are redundant in part and their worth differs by utterance; it has the most parameters
-    of the families here (per layer and modality 12 D^2 and 4 D^2 for each other one; the source: D 768, 8 heads, 2
-    layers) and on small corpora wants few layers. Cost: T_m^2 + T_m T_n scores per layer.
+    For two modalities the softmax is w = sigmoid(MLP [a; t; |a - t|; a * t]), the source's gate. How others come to the
+    anchor's positions is `align`. An utterance without its anchor gives one frame, sum_m w_m * p_m.
+
+    Shapes: `[B, T_m, D]` each `-> [B, L, D]`, L the anchor's length, or the sum of lengths with `align: concat`. For
+        analysis `gate [B, M, D]`, its mean `beta [B, M]`, and in evaluation the attention maps of the last block.
+    When to choose: modalities are redundant in part and their worth differs by utterance. On small corpora with few
+        layers.
+    Cost: the most parameters of the families here: per layer 12 D^2 per modality and 4 D^2 per ordered pair; T_m^2 +
+        T_m T_n scores.
+    Source: "TACFN-inspired Cross-Modal Fusion Network" (Makiato1999/HRI-EMO; D 768, 8 heads, 2 layers), after TACFN,
+        Liu et al. 2023, arXiv 2505.06536.
+
+    Args:
+        layers: cross-modal blocks.
+        heads: attention heads.
+        dropout: on attention weights, in the feed-forward and on every residual.
+        gate: `vector` (a weight per dimension), `scalar` (one per modality), or `none` (equal weights).
+        gate_hidden: hidden width of the gate's MLP.
+        align: `text_query` (one attention from the anchor's positions), `interp` (linear resampling of real frames),
+            `concat` (not aligned, along time), or `truncate` (the first frames of each: what the source does, kept as a
+            reference; with 20 tokens and 50 frames a second it fuses the first 0.4 s of speech).
+        anchor: whose positions are kept; the first modality where there is no such one.
+        self_attention: within each modality.
+        cross_attention: between modalities.
 
     >>> text = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
     >>> audio = Sequence(torch.randn(2, 7, 8), torch.ones(2, 7, dtype=torch.bool))
@@ -107,9 +133,9 @@ class Tacfn(Fusion):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
-        gate: str = "vector",
+        gate: Literal["vector", "scalar", "none"] = "vector",
         gate_hidden: int = 256,
-        align: str = "text_query",
+        align: Literal["text_query", "interp", "concat", "truncate"] = "text_query",
         anchor: str = "text",
         self_attention: bool = True,
         cross_attention: bool = True,
@@ -231,8 +257,8 @@ class FusionClassifier(nn.Module):
         beta_hidden: int = 256,
         dropout: float = 0.2,
         *,
-        align: str = "text_query",
-        gate: str = "vector",
+        align: Literal["text_query", "interp", "concat", "truncate"] = "text_query",
+        gate: Literal["vector", "scalar", "none"] = "vector",
         self_attention: bool = True,
         cross_attention: bool = True,
     ) -> None:

@@ -17,7 +17,7 @@ import sys
 import sysconfig
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,11 @@ NETWORK = f"10.77.{NUMBER}"
 GATEWAY = f"{NETWORK}.254"
 HOME = Path("/mnt/home")
 SHARED = Path("/mnt/shared")
+BASE = Path("/mnt/base")
+"""Where a host sees the environment that runs the tests: all of its users may read it there."""
+USERS = {"anna": 7101, "ben": 7102}
+GROUP, GROUP_ID = "lab", 7100
+"""People of a laboratory, with accounts on every host and nothing in them until they are furnished."""
 
 
 def missing_tools() -> str | None:
@@ -95,7 +100,7 @@ class Host:
         for folder in (self.home / ".ssh", self.home / ".sshd", self.folder / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
         (self.home / ".ssh" / "authorized_keys").write_text(public_key)
-        for path, mode in ((self.home, 0o700), (self.home / ".ssh", 0o700), (self.folder / "tmp", 0o1777)):
+        for path, mode in ((self.home, 0o711), (self.home / ".ssh", 0o700), (self.folder / "tmp", 0o1777)):
             path.chmod(mode)
         (self.home / ".bashrc").write_text("")
         (self.home / ".profile").write_text("")
@@ -105,7 +110,11 @@ class Host:
         # (In a file this option is the value of "build isolation", whatever its name says.)
         (pip / "pip.conf").write_text("[global]\nno-index = true\nno-build-isolation = false\n")
         passwd = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("root:")]
+        passwd += [f"{name}:x:{uid}:{uid}:{name}:{HOME}/{name}:/bin/bash" for name, uid in USERS.items()]
         (self.home / ".sshd" / "passwd").write_text("\n".join([f"root:x:0:0:root:{HOME}:/bin/bash", *passwd]) + "\n")
+        groups = [f"{name}:x:{uid}:" for name, uid in USERS.items()]
+        groups += [f"{GROUP}:x:{GROUP_ID}:{','.join(USERS)}"]
+        (self.home / ".sshd" / "group").write_text(Path("/etc/group").read_text() + "\n".join(groups) + "\n")
         (self.home / ".sshd" / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
         make_environment(self.home / "venv", HOME / "venv")
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.home / ".sshd" / "host_key"))
@@ -126,8 +135,9 @@ class Host:
 
     def start(self) -> None:
         """Boot: everything of this host lives and dies with one process."""
-        # A checkout or an environment below /tmp would vanish behind the host's own /tmp.
-        kept = [path for path in dict.fromkeys((str(ROOT), sys.prefix)) if path.startswith("/tmp/")]
+        # A checkout, an environment or a Python below /tmp or /root would vanish behind the host's own.
+        paths = dict.fromkeys((str(ROOT), sys.prefix, sys.base_prefix))
+        kept = [path for path in paths if path.startswith(("/tmp/", "/root/"))]
         keep = "\n".join(f"mkdir -p /mnt/kept/{i}; mount --bind {path} /mnt/kept/{i}" for i, path in enumerate(kept))
         back = "\n".join(f"mkdir -p {path}; mount --bind /mnt/kept/{i} {path}" for i, path in enumerate(kept))
         script = f"""
@@ -136,13 +146,17 @@ class Host:
             mkdir {HOME} {SHARED}
             mount --bind {self.home} {HOME}
             mount --bind {self.shared} {SHARED}
+            mkdir /mnt/base
+            mount --bind {sys.prefix} /mnt/base
             mount --bind {HOME}/.sshd/passwd /etc/passwd
+            mount --bind {HOME}/.sshd/group /etc/group
             mount --bind {HOME}/.sshd/hosts /etc/hosts
             mount -t tmpfs tmpfs /run
             mkdir /run/sshd
             mount -t proc proc /proc
             {keep}
             mount --bind {self.folder}/tmp /tmp
+            mount -t tmpfs -o mode=755 tmpfs /root
             {back}
             hostname {self.name}
             cd {HOME}
@@ -196,9 +210,9 @@ def _quoted(command: str) -> str:
 def make_environment(folder: Path, seen_as: Path) -> None:
     """A virtual environment in front of the packages of this one, with scripts of its own."""
     run(sys.executable, "-m", "venv", "--without-pip", str(folder))
-    packages = Path(sysconfig.get_paths()["purelib"])
+    packages = BASE / Path(sysconfig.get_paths()["purelib"]).relative_to(sys.prefix)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    (folder / "lib" / version / "site-packages" / "shared.pth").write_text(f"{packages}\n")
+    (folder / "lib" / version / "site-packages" / "shared.pth").write_text(f"{packages}\n{SHARED}/plugins\n")
     activate = folder / "bin" / "activate"
     activate.write_text(activate.read_text().replace(str(folder), str(seen_as)))
     for script in Path(sysconfig.get_paths()["scripts"]).iterdir():
@@ -238,6 +252,22 @@ class Lab:
     def ssh(self, name: str, command: str, *, check: bool = True, timeout: float = 300) -> str:
         return self.hosts[name].ssh(command, key=self.key, check=check, timeout=timeout)
 
+    def account(self, name: str, user: str, umask: str) -> Path:
+        """Give a user a home folder with the project, and an environment that has it. Returns the home folder."""
+        host = self.hosts[name]
+        home = host.home / user
+        make_environment(home / "venv", HOME / user / "venv")
+        shutil.copytree(host.home / "mer-ablation", home / "mer-ablation", symlinks=True)
+        shutil.copytree(host.home / ".config", home / ".config")
+        (home / ".profile").write_text(f"umask {umask}\nexport MER_VENV=$HOME/venv SLURM_CONF={HOME}/slurm.conf\n")
+        self.ssh(name, f"chown -R {user}:{user} ~/{user} && chmod 700 ~/{user}")
+        self.as_user(name, user, "~/venv/bin/pip install -q -c ~/mer-ablation/constraints.txt -e ~/mer-ablation")
+        return home
+
+    def as_user(self, name: str, user: str, command: str, *, check: bool = True) -> str:
+        """Run something as a user who has logged in."""
+        return self.ssh(name, f"runuser -l {user} -c {_quoted(command)}", check=check)
+
     def clone_project(self, name: str) -> Path:
         """The project as it is here, uncommitted changes included, as a checkout of the host's own."""
         folder = self.hosts[name].home / "mer-ablation"
@@ -251,6 +281,10 @@ class Lab:
             else:
                 target.unlink(missing_ok=True)
         return folder
+
+    @staticmethod
+    def until(true: Callable[[], bool], what: str, alive: Callable[[], bool] = lambda: True) -> None:
+        until(true, what, alive)
 
     def close(self) -> None:
         for host in self.hosts.values():
@@ -299,7 +333,7 @@ metric: ua
 base:
   encoders: {text: features, audio: features}
   projection.dim: 8
-  pooling: mean
+  pooling: gate:Waiting
   classifier.hidden: []
   sampler.batch_size: 16
   training.epochs: %(epochs)d
@@ -351,6 +385,28 @@ NOT_VALUES = {"wall_s", "device_s", "peak_memory_mb", "energy_j", "attempt", "co
 
 
 @dataclass
+class Gate:
+    """Holds trials up in the middle of their training (`gate.py`)."""
+
+    folder: Path
+
+    def shut(self, but: int = 0) -> None:
+        """From now on trials wait, but for the next few."""
+        for name in ("passed", "waiting"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / name).mkdir()
+            (self.folder / name).chmod(0o777)
+        (self.folder / "shut").write_text(str(but))
+
+    def open(self) -> None:
+        (self.folder / "shut").unlink(missing_ok=True)
+
+    def waiting(self) -> set[str]:
+        """Hosts on which a trial waits."""
+        return {path.name.partition(".")[0] for path in (self.folder / "waiting").iterdir()}
+
+
+@dataclass
 class Spaces:
     """Small spaces in a folder, beside their corpus; what one process of this machine makes of them; their tables."""
 
@@ -359,13 +415,20 @@ class Spaces:
     project: Path = ROOT
     """The checkout that runs them alone; the one that was copied to the hosts has the same code at any time."""
 
-    def write(self, name: str, *, epochs: int, studies: int = 2) -> Path:
-        """Two cells, two draws each in every study. Longer spaces have more epochs."""
+    def write(self, name: str, *, epochs: int = 60, studies: int = 2) -> Path:
+        """Two cells, two draws each and a confirm trial in every study: 12 trials."""
         if not (self.folder / "tiny").exists():
             write_corpus(self.folder / "tiny")
+            plugins = self.folder / "plugins"
+            plugins.mkdir()
+            shutil.copy(Path(__file__).parent / "gate.py", plugins)
         path = self.folder / f"{name}.yaml"
         path.write_text(SPACE % {"epochs": epochs, "studies": studies}, "utf-8")
         return path
+
+    @property
+    def gate(self) -> Gate:
+        return Gate(self.folder / "plugins")
 
     def alone(self, name: str) -> list[dict[str, object]]:
         """The rows of a space that ran in one process, once: every cluster must agree with them, value for value."""
@@ -374,7 +437,7 @@ class Spaces:
                 sys.executable, str(self.project / "experiments" / "run_ablation.py"),
                 "--space", str(self.folder / f"{name}.yaml"), "--data", str(self.folder / "tiny"),
                 "--results", str(self.results_alone), "--executor", "inline", "--no-report",
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder / "plugins")},
             )  # fmt: skip
         return self.rows(self.results_alone, name)
 
@@ -389,6 +452,16 @@ class Spaces:
         import pyarrow.parquet as parquet
 
         return parquet.read_table(results / name / "trials.parquet")[column].to_pylist()  # type: ignore[no-any-return]
+
+
+def until(true: Callable[[], bool], what: str, alive: Callable[[], bool] = lambda: True) -> None:
+    """Wait for something that takes as long as the machine is busy; an hour means never, and so does the end of what
+    it depends on."""
+    deadline = time.monotonic() + 3600
+    while not true():
+        assert alive(), f"it ended before there was {what}"
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ pytestmark = pytest.mark.cluster
 
 ON_DESK = "cd ~/mer-ablation && export PATH=$HOME/venv/bin:$PATH RAY_AUTH_MODE=token && "
 WITHOUT_TOKEN = "rm -f ~/.ray/auth_token; unset RAY_AUTH_TOKEN; "
+WORKERS = ("one", "two")
 
 
 @dataclass
@@ -27,16 +27,19 @@ class Site:
     """A cluster of hosts and the desk from which it is used."""
 
     lab: Any
+    spaces: Any
 
-    def desk(self, command: str, *, check: bool = True, timeout: float = 600) -> str:
+    def desk(self, command: str, *, check: bool = True, timeout: float = 3600) -> str:
         return str(self.lab.ssh("desk", ON_DESK + command, check=check, timeout=timeout))
 
-    def up(self, nodes: int) -> None:
+    def up(self) -> None:
+        """`ray up`, and wait until the workers have joined: each says so in the log that the file gives it."""
+        for name in WORKERS:
+            (self.lab.hosts[name].home / "ray-worker.log").unlink(missing_ok=True)
         self.desk("ray up -y my-onprem.yaml")
-        self.wait_for(nodes)
-
-    def wait_for(self, nodes: int) -> None:
-        until(lambda: self.alive() >= nodes, f"{nodes} nodes, the last look found {self.alive()}")
+        logs = [self.lab.hosts[name].home / "ray-worker.log" for name in WORKERS]
+        self.lab.until(lambda: all(log.exists() and "runtime started" in log.read_text() for log in logs), "workers")
+        self.lab.until(lambda: self.alive() == 3, "three nodes by the head's count")
 
     def alive(self) -> int:
         """Nodes of the cluster, the head included, by the head's own count."""
@@ -44,55 +47,63 @@ class Site:
         active = re.search(r"Active:(.*?)Pending:", status, re.S)
         return sum(int(n) for n in re.findall(r"^ (\d+) ", active[1], re.M)) if active else 0
 
-    def submit(self, space: str, results: str, *, check: bool = True) -> str:
+    def submit(self, results: str, *options: str) -> str:
         return self.desk(
-            f"ray submit my-onprem.yaml experiments/run_ablation.py -- --space /mnt/shared/{space}.yaml "
-            f"--data /mnt/shared/tiny --results /mnt/shared/{results}; echo exit code $?",
-            check=check,
-            timeout=1200,
+            "ray submit my-onprem.yaml experiments/run_ablation.py -- --space /mnt/shared/small.yaml "
+            f"--data /mnt/shared/tiny --results /mnt/shared/{results} {' '.join(options)} 2>&1 "
+            f"| tee ~/{results}.log; echo exit code ${{PIPESTATUS[0]}}",
+            check=False,
         )
 
-    def begin(self, space: str, results: str, *, on: str) -> Submitted:
-        """Submit in the background and come back when a host has finished a trial: it is at the next one by then."""
-        submitted = Submitted(self, space, results)
-        until(lambda: on in self.hosts(results) or not submitted.is_alive(), f"a trial finished on {on}")
-        assert submitted.is_alive(), f"the run ended before anything could happen to it:\n{submitted.said}"
+    def said_so_far(self, results: str) -> str:
+        log = self.lab.hosts["desk"].home / f"{results}.log"
+        return str(log.read_text()) if log.exists() else ""
+
+    def begin(self, results: str, *options: str, waiting: set[str], passed: int = 0) -> Submitted:
+        """Submit, let some trials pass, and come back when trials wait in the middle of training on these hosts."""
+        self.spaces.gate.shut(but=passed)
+        submitted = Submitted(self, results, options)
+        self.wait_for_trials(submitted, waiting)
         return submitted
 
-    def hosts(self, results: str) -> list[str]:
-        """The host of each trial that has ended, as the ledger has it."""
-        import pyarrow.parquet as parquet
-
-        folder = self.lab.shared / results / "ledger"
-        return [
-            parquet.read_table(folder / name, columns=["host"])["host"][0].as_py() for name in self.finished(results)
-        ]
+    def wait_for_trials(self, run: Submitted, hosts: set[str]) -> None:
+        gate = self.spaces.gate
+        self.lab.until(lambda: hosts <= gate.waiting(), f"trials on {hosts}", run.goes_on)
 
     def finished(self, results: str) -> set[str]:
         """Files of the ledger: one for each trial that has ended."""
         return {path.name for path in (self.lab.shared / results / "ledger").glob("[!_]*.parquet")}
 
+    def check(self, results: str, said: str) -> list[object]:
+        """The run is done and right. Returns the host of each trial."""
+        assert "exit code 0" in said, said
+        assert "Traceback" not in said
+        folder = self.lab.shared / results
+        assert self.spaces.rows(folder, "small") == self.spaces.alone("small")
+        trials = self.spaces.column(folder, "small", "trial")
+        assert len(trials) == len(set(trials)) == 12
+        return list(self.spaces.column(folder, "small", "host"))
+
 
 class Submitted(threading.Thread):
-    def __init__(self, site: Site, space: str, results: str) -> None:
+    """A submission in the background."""
+
+    def __init__(self, site: Site, results: str, options: tuple[str, ...]) -> None:
         super().__init__(daemon=True)
-        self.site, self.space, self.results, self.said = site, space, results, ""
+        self.site, self.results, self.options, self.said = site, results, options, ""
         self.start()
 
     def run(self) -> None:
-        self.said = self.site.submit(self.space, self.results, check=False)
+        self.said = self.site.submit(self.results, *self.options)
+
+    def goes_on(self) -> bool:
+        assert self.is_alive(), f"the run ended too early:\n{self.said}"
+        return True
 
     def end(self) -> str:
+        self.site.spaces.gate.open()
         self.join()
         return self.said
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    """Wait for something that takes as long as the machine is busy; an hour means never."""
-    deadline = time.monotonic() + 3600
-    while not true():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(1)
 
 
 def substituted(text: str, *, head: str, workers: list[str]) -> str:
@@ -112,37 +123,36 @@ def substituted(text: str, *, head: str, workers: list[str]) -> str:
 @pytest.fixture(scope="module")
 def site(shared_lab: Any, spaces: Any) -> Site:
     lab = shared_lab
-    for name in ("desk", "head", "one", "two"):
-        lab.add(name)
     spaces.folder = lab.shared
-    spaces.write("small", epochs=60)
-    spaces.write("long", epochs=300, studies=3)
+    spaces.write("small")
+    for name in ("desk", "head", *WORKERS):
+        lab.add(name)
     home = lab.hosts["desk"].home
     spaces.project = lab.clone_project("desk")
     (home / ".ssh" / "id_ed25519").write_text(lab.key.read_text())
     (home / ".ssh" / "id_ed25519").chmod(0o600)
     shipped = (home / "mer-ablation" / "cluster" / "onprem.yaml").read_text()
-    addresses = {name: lab.hosts[name].address for name in ("head", "one", "two")}
-    mine = substituted(shipped, head=addresses["head"], workers=[addresses["one"], addresses["two"]])
+    workers = [lab.hosts[name].address for name in WORKERS]
+    mine = substituted(shipped, head=lab.hosts["head"].address, workers=workers)
     (home / "mer-ablation" / "my-onprem.yaml").write_text(mine)
-    found = Site(lab)
+    found = Site(lab, spaces)
     found.desk("pip install -q -c constraints.txt -e .")
     found.desk("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
     assert "0 errors" in found.desk("mer cluster check my-onprem.yaml")
-    found.up(3)
+    found.up()
     return found
 
 
 def test_a_space_runs_over_the_hosts(site: Site, spaces: Any) -> None:
-    said = site.submit("small", "first")
-    assert "exit code 0" in said
+    run = site.begin("first", waiting={"mer-one", "mer-two"})
+    said = run.end()
+    hosts = site.check("first", said)
+    assert set(hosts) == {"mer-one", "mer-two"}  # both workers, and not the head
     assert "preflight: 2 nodes" in said
-    assert "Traceback" not in said
-    results = site.lab.shared / "first"
-    assert spaces.rows(results, "small") == spaces.alone("small")
-    assert set(spaces.column(results, "small", "status")) == {"complete"}
-    assert set(spaces.column(results, "small", "host")) == {"mer-one", "mer-two"}  # both workers, and not the head
-    assert (results / "small" / "report" / "index.html").exists()
+    here = site.desk("mer cluster check my-onprem.yaml --space /mnt/shared/small.yaml")
+    assert re.search(r"here: (project .*?);", here)[1] in said  # type: ignore[index]
+    assert set(spaces.column(site.lab.shared / "first", "small", "status")) == {"complete"}
+    assert (site.lab.shared / "first" / "small" / "report" / "index.html").exists()
 
 
 def test_nobody_joins_or_looks_without_the_token(site: Site) -> None:
@@ -158,7 +168,7 @@ def test_nobody_joins_or_looks_without_the_token(site: Site) -> None:
     ):
         said = lab.ssh("three", attempt, check=False)
         assert "exit code 0" not in said, said
-        assert site.alive() == 3
+    assert site.alive() == 3
     for name in ("three", "desk"):  # dashboard and job port
         assert lab.ssh(name, _knock(head, 8265)).strip() == "closed"
     assert lab.ssh("head", _knock("127.0.0.1", 8265)).strip() == "open"
@@ -189,63 +199,114 @@ def _knock(host: str, port: int) -> str:
     return f'~/venv/bin/python -c "{code}"'
 
 
-def test_a_worker_dies_and_another_joins(site: Site, spaces: Any) -> None:
-    """Power off one of two workers in the middle of a run, and start a third by hand, as the docs say."""
+FAULTS = """
+set -e
+cd ~/mer-ablation
+echo '# edited on this host alone' >> mer/errors.py
+git -c user.name=three -c user.email=three@lab commit -qam 'A commit of its own'
+mkdir -p ~/elsewhere ~/corpus /mnt/shared/watched
+mount --bind ~/elsewhere /mnt/shared/watched
+cp -r /mnt/shared/tiny/. ~/corpus
+sed -i '0,/"emotion": "glad"/s//"emotion": "sad"/' ~/corpus/train.jsonl
+mount --bind ~/corpus /mnt/shared/tiny
+"""
+MENDED = """
+~/venv/bin/ray stop --force
+umount /mnt/shared/watched /mnt/shared/tiny
+cd ~/mer-ablation && git reset -q --soft HEAD~1 && git reset -q && sed -i '$d' mer/errors.py
+"""
+
+
+def test_a_host_that_differs_is_named_and_gets_no_trial(site: Site, spaces: Any) -> None:
+    """Another commit, another folder under the results' name, another corpus: a host that joins, then is there."""
     lab = site.lab
     _furnish(site, "three")
-    run = site.begin("long", "faults", on="mer-one")
-    lab.hosts["one"].kill()
-    before = site.hosts("faults").count("mer-one")
-    head = lab.hosts["head"].address
-    lab.ssh("three", f"RAY_AUTH_MODE=token ~/venv/bin/ray start --address={head}:6379 --disable-usage-stats")
+    run = site.begin("watched", "--preflight", "drop", waiting={"mer-one", "mer-two"})
+    lab.ssh("three", FAULTS)
+    _start(site, "three")
+    named = f"preflight: {lab.hosts['three'].address} differs: "
+    lab.until(lambda: named.strip() in site.said_so_far("watched"), "a word about the host that joined", run.goes_on)
     said = run.end()
-    assert "exit code 0" in said, said
-    results = lab.shared / "faults"
-    assert spaces.rows(results, "long") == spaces.alone("long")
-    hosts = spaces.column(results, "long", "host")
+    assert set(site.check("watched", said)) == {"mer-one", "mer-two"}
+    _names_the_faults(said, named)
+    stopped = site.submit("watched", "--set", "studies=3")
+    _names_the_faults(stopped, named)
+    assert "1 of 3 nodes cannot be trusted with trials" in stopped
+    assert "exit code 0" not in stopped
+    assert set(spaces.column(lab.shared / "watched", "small", "host")) == {"mer-one", "mer-two", None}
+    assert not list((lab.hosts["three"].home / "elsewhere").rglob("*.parquet"))
+    lab.ssh("three", MENDED)
+
+
+def _names_the_faults(said: str, named: str) -> None:
+    """All three, each once."""
+    plain = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said).split())  # without the progress display's colours
+    assert plain.count(named) == 1, said
+    for reason in (
+        r"project at [0-9a-f]+, the driver's at ",
+        "results are not shared: it found nothing where the driver had just written",
+        "corpus tiny: [0-9a-f]+, the driver has [0-9a-f]+",
+    ):
+        assert len(re.findall(reason, plain)) == 1, said
+
+
+def test_a_worker_dies_and_another_joins(site: Site, spaces: Any) -> None:
+    """Power off one of two workers in the middle of a trial, and start a third by hand, as the docs say."""
+    lab = site.lab
+    run = site.begin("faults", waiting={"mer-one", "mer-two"}, passed=2)
+    lab.hosts["one"].kill()
+    before = site.finished("faults")
+    _start(site, "three")
+    site.wait_for_trials(run, {"mer-three"})
+    said = run.end()
+    hosts = site.check("faults", said)
     assert "mer-three" in hosts
-    assert hosts.count("mer-one") == before  # what it had done, and nothing after its end
+    assert len(before) >= 2
+    assert before <= site.finished("faults")
+    assert hosts.count("mer-one") <= len(before)  # what it had done, and nothing after its end
 
 
 def test_the_link_is_cut_and_restored(site: Site, spaces: Any) -> None:
-    run = site.begin("long", "cut", on="mer-two")
+    """A trial ends and is recorded while nobody can hear of it: it is there once, whatever the driver has thought."""
+    run = site.begin("cut", waiting={"mer-two"})
     site.lab.hosts["two"].link("down")
+    spaces.gate.open()
     time.sleep(20)
     site.lab.hosts["two"].link("up")
-    said = run.end()
-    assert "exit code 0" in said, said
-    results = site.lab.shared / "cut"
-    assert spaces.rows(results, "long") == spaces.alone("long")
-    trials = spaces.column(results, "long", "trial")
-    assert len(trials) == len(set(trials))
+    site.check("cut", run.end())
 
 
 def test_the_head_dies_and_the_run_goes_on_after_ray_up(site: Site, spaces: Any) -> None:
     lab = site.lab
-    run = site.begin("long", "headless", on="mer-two")
+    run = site.begin("headless", waiting={"mer-two"}, passed=3)
+    lab.until(lambda: len(site.finished("headless")) >= 3, "three trials", run.goes_on)
     lab.hosts["head"].kill()
     assert "exit code 0" not in run.end()
     finished = site.finished("headless")
-    assert finished
     for name in ("head", "one"):  # powered on again, with nothing running
         lab.hosts[name].start()
         lab.hosts[name].link("up")
         lab.wait_for_ssh(lab.hosts[name])
-    site.up(3)
-    said = site.submit("long", "headless")
-    assert "exit code 0" in said, said
-    assert spaces.rows(lab.shared / "headless", "long") == spaces.alone("long")
+    site.up()
+    site.check("headless", site.submit("headless"))
+    assert 3 <= len(finished) < 12
     assert finished <= site.finished("headless")  # nothing was run again that had ended
 
 
 def test_ray_down_leaves_nothing(site: Site) -> None:
     site.desk("ray down -y my-onprem.yaml")
-    for name in ("head", "one", "two"):
-        until(lambda name=name: _ray_processes(site, name) == "", f"Ray to end on {name}")  # type: ignore[misc]
+    for name in ("head", *WORKERS):
+        site.lab.until(lambda name=name: _ray_processes(site, name) == "", f"Ray to end on {name}")
 
 
 def _ray_processes(site: Site, name: str) -> str:
     return str(site.lab.ssh(name, "pgrep -fa 'raylet|gcs_server|ray::|dashboard' | grep -v pgrep || true")).strip()
+
+
+def _start(site: Site, name: str) -> None:
+    """Start Ray on a worker by hand, as the docs say."""
+    head = site.lab.hosts["head"].address
+    site.lab.ssh(name, f"RAY_AUTH_MODE=token ~/venv/bin/ray start --address={head}:6379 --disable-usage-stats")
 
 
 def _furnish(site: Site, name: str) -> None:

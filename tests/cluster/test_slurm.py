@@ -1,10 +1,15 @@
-"""A real Slurm of one machine runs the shipped script; a job that is cancelled and requeued goes on where it ended."""
+"""A real Slurm of one machine, and the people of a laboratory, who share results and features and nothing else.
+
+A job runs the shipped script; cancelled and requeued it goes on where it ended; what one has begun a colleague goes on
+with.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
-import time
+import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,22 +47,19 @@ TOOLS = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol", "scancel")
 
 @pytest.fixture(scope="module")
 def slurm(shared_lab: Any, spaces: Any) -> Any:
-    """One host with munge, slurmctld and slurmd, and the project with its environment on it."""
+    """One host with munge, slurmctld and slurmd, a folder that the laboratory's group shares, and anna's account."""
     missing = [tool for tool in TOOLS if shutil.which(tool, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
     if missing:
         pytest.skip(f"needs Debian's slurm-wlm and munge: no {', '.join(missing)}")
     lab = shared_lab
-    host = lab.add("slurm")
     spaces.folder = lab.shared
-    spaces.write("small", epochs=60)
-    spaces.write("long", epochs=300)
+    spaces.write("small")
+    host = lab.add("slurm")
     spaces.project = lab.clone_project("slurm")
     cpus = lab.ssh("slurm", "nproc").strip()
-    conf = host.home / "slurm.conf"
-    conf.write_text(SLURM_CONF.format(host=host.name, address=host.address, cpus=cpus))
+    (host.home / "slurm.conf").write_text(SLURM_CONF.format(host=host.name, address=host.address, cpus=cpus))
     # Left to itself slurmd looks for control groups, which are not mounted here.
     (host.home / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-    (host.home / ".profile").write_text("export SLURM_CONF=$HOME/slurm.conf MER_VENV=$HOME/venv\n")
     lab.ssh(
         "slurm",
         """
@@ -65,27 +67,27 @@ def slurm(shared_lab: Any, spaces: Any) -> Any:
         head -c 1024 /dev/urandom > ~/munge.key && chmod 400 ~/munge.key
         munged --force --key-file=$HOME/munge.key --socket=/run/munge/socket --pid-file=/run/munge/pid \\
             --log-file=/run/munge/log --seed-file=/run/munge/seed
+        export SLURM_CONF=$HOME/slurm.conf
         slurmctld && slurmd
-        ~/venv/bin/pip install -q -c ~/mer-ablation/constraints.txt -e ~/mer-ablation
+        mkdir /mnt/shared/lab && chgrp lab /mnt/shared/lab && chmod 2770 /mnt/shared/lab
         """,
     )
-    until(lambda: "idle" in lab.ssh("slurm", "sinfo -h -o %T", check=False), "the node to be idle")
+    lab.account("slurm", "anna", umask="077")
+    if "works" not in lab.as_user(
+        "slurm", "anna", "~/venv/bin/python -c 'import torch; print(\"works\")'", check=False
+    ):
+        pytest.skip("other users of this machine cannot run the Python that runs the tests")
+    lab.until(lambda: "idle" in lab.as_user("slurm", "anna", "sinfo -h -o %T", check=False), "the node to be idle")
     return lab
 
 
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 3600
-    while not true():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(1)
-
-
-def submit(lab: Any, space: str, results: str) -> str:
+def submit(lab: Any, results: str, *options: str, user: str = "anna") -> str:
     """As the page says, from the project's folder. Returns the job's number."""
-    said = lab.ssh(
+    said = lab.as_user(
         "slurm",
-        f"cd ~/mer-ablation && sbatch cluster/slurm.sbatch /mnt/shared/{space}.yaml "
-        f"--data /mnt/shared/tiny --results /mnt/shared/{results}",
+        user,
+        "cd ~/mer-ablation && sbatch cluster/slurm.sbatch /mnt/shared/small.yaml "
+        f"--data /mnt/shared/tiny --results /mnt/shared/lab/{results} {' '.join(options)}",
     )
     found = re.search(r"Submitted batch job (\d+)", said)
     assert found, said
@@ -93,48 +95,139 @@ def submit(lab: Any, space: str, results: str) -> str:
 
 
 def state(lab: Any, job: str) -> str:
-    found = re.search(r"JobState=(\S+)", lab.ssh("slurm", f"scontrol show job {job}", check=False))
+    found = re.search(r"JobState=(\S+)", lab.as_user("slurm", "anna", f"scontrol show job {job}", check=False))
     return found[1] if found else "unknown"
 
 
-def log(lab: Any, job: str) -> str:
-    folder: Path = lab.hosts["slurm"].home / "mer-ablation"
-    return (folder / f"mer-{job}.log").read_text()
+def log(lab: Any, job: str, user: str = "anna") -> str:
+    path: Path = lab.hosts["slurm"].home / user / "mer-ablation" / f"mer-{job}.log"
+    return path.read_text() if path.exists() else ""
+
+
+def goes_on(lab: Any, job: str) -> bool:
+    assert state(lab, job) in ("PENDING", "CONFIGURING", "RUNNING"), log(lab, job)
+    return True
+
+
+def completed(lab: Any, job: str, user: str = "anna") -> str:
+    """Wait for the job's end, which must be a good one. Returns its log."""
+    at_work = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "CANCELLED")
+    lab.until(lambda: state(lab, job) not in at_work, f"the end of job {job}")
+    assert state(lab, job) == "COMPLETED", log(lab, job, user)
+    return log(lab, job, user)
 
 
 def finished(lab: Any, results: str) -> set[str]:
-    return {path.name for path in (Path(lab.shared) / results / "ledger").glob("[!_]*.parquet")}
+    return {path.name for path in (Path(lab.shared) / "lab" / results / "ledger").glob("[!_]*.parquet")}
 
 
 def test_the_shipped_script_runs_a_space(slurm: Any, spaces: Any) -> None:
-    job = submit(slurm, "small", "first")
-    until(lambda: state(slurm, job) not in ("PENDING", "RUNNING", "COMPLETING"), "the job to end")
-    assert state(slurm, job) == "COMPLETED", log(slurm, job)
-    assert spaces.rows(slurm.shared / "first", "small") == spaces.alone("small")
-    assert "12 complete" in log(slurm, job)
+    said = completed(slurm, submit(slurm, "first"))
+    assert spaces.rows(slurm.shared / "lab" / "first", "small") == spaces.alone("small")
+    assert "12 complete" in said
+    token = slurm.hosts["slurm"].home / "anna" / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
 def test_a_cancelled_job_goes_on_when_it_is_requeued(slurm: Any, spaces: Any) -> None:
-    job = submit(slurm, "long", "cancelled")
-    until(lambda: len(finished(slurm, "cancelled")) >= 2 or state(slurm, job) not in ("PENDING", "RUNNING"), "trials")
-    assert state(slurm, job) == "RUNNING", log(slurm, job)
-    slurm.ssh("slurm", f"scancel {job}")
-    until(lambda: state(slurm, job) == "CANCELLED", "the job to be cancelled")
+    spaces.gate.shut(but=3)
+    job = submit(slurm, "cancelled")
+    slurm.until(lambda: len(finished(slurm, "cancelled")) >= 3 and bool(spaces.gate.waiting()), "a trial that waits",
+                lambda: goes_on(slurm, job))  # fmt: skip
+    slurm.as_user("slurm", "anna", f"scancel {job}")
+    slurm.until(lambda: state(slurm, job) == "CANCELLED", "the job to be cancelled")
     before = finished(slurm, "cancelled")
-    assert 2 <= len(before) < 12
-    slurm.ssh("slurm", f"scontrol requeue {job}")
-    until(lambda: state(slurm, job) not in ("PENDING", "RUNNING", "COMPLETING", "CANCELLED"), "the job to end")
-    assert state(slurm, job) == "COMPLETED", log(slurm, job)
-    assert spaces.rows(slurm.shared / "cancelled", "long") == spaces.alone("long")
+    assert 3 <= len(before) < 12
+    spaces.gate.open()
+    slurm.as_user("slurm", "anna", f"scontrol requeue {job}")
+    completed(slurm, job)
+    assert spaces.rows(slurm.shared / "lab" / "cancelled", "small") == spaces.alone("small")
     assert before <= finished(slurm, "cancelled")  # what had ended was not run again
 
 
-def test_close_to_its_time_limit_the_job_requeues_itself(slurm: Any, spaces: Any) -> None:
+def test_close_to_its_time_limit_the_job_saves_its_trials_and_requeues_itself(slurm: Any, spaces: Any) -> None:
     """Slurm sends USR1 to the script three minutes before the limit; here it is sent by hand."""
-    job = submit(slurm, "long", "requeued")
-    until(lambda: len(finished(slurm, "requeued")) >= 2 or state(slurm, job) not in ("PENDING", "RUNNING"), "trials")
-    slurm.ssh("slurm", f"scancel --batch --signal=USR1 {job}")
-    until(lambda: state(slurm, job) == "COMPLETED", "the job to go on and to end")
-    said = log(slurm, job)
-    assert "requeueing" in said
-    assert spaces.rows(slurm.shared / "requeued", "long") == spaces.alone("long")
+    spaces.gate.shut(but=3)
+    job = submit(slurm, "requeued")
+    slurm.until(lambda: bool(spaces.gate.waiting()), "a trial that waits", lambda: goes_on(slurm, job))
+    slurm.as_user("slurm", "anna", f"scancel --batch --signal=USR1 {job}")
+    slurm.until(lambda: "interrupted: saving running trials" in log(slurm, job), "the run to be told")
+    spaces.gate.open()
+    slurm.until(lambda: "missing" in log(slurm, job), "the first part of the run to end")
+    assert list((slurm.shared / "lab" / "requeued" / "_state").glob("[!_]*"))  # in the middle of a trial
+    said = completed(slurm, job)
+    first, second = re.findall(r"(\d+) complete(?:, (\d+) missing)?", said)
+    assert 3 <= int(first[0]) < 12
+    assert int(first[0]) + int(first[1]) == 12
+    assert second[0] == "12"
+    assert spaces.rows(slurm.shared / "lab" / "requeued", "small") == spaces.alone("small")
+
+
+# ---- a laboratory ----------------------------------------------------------------------------------------------
+
+
+def test_a_colleague_goes_on_with_the_same_results(slurm: Any, spaces: Any) -> None:
+    """Anna keeps everything to herself (umask 077), Ben nothing; the folder that they share is what counts."""
+    slurm.account("slurm", "ben", umask="022")
+    results = slurm.shared / "lab" / "first"
+    before = finished(slurm, "first")
+    said = completed(slurm, submit(slurm, "first", "--set", "studies=3", user="ben"), "ben")
+    assert "18 complete" in said
+    assert before <= finished(slurm, "first")
+    assert (results / "small" / "report" / "index.html").exists()
+    again = slurm.as_user("slurm", "anna", mer("run", "first", "--set studies=4 --executor inline"))
+    assert "24 complete" in again
+    # What two umasks have left can be read by both, and written by both.
+    for user in ("anna", "ben"):
+        closed = "find /mnt/shared/lab ! -readable -o ! -writable -o -type d ! -executable"
+        assert slurm.as_user("slurm", user, closed).strip() == ""
+    assert "Permission denied" in slurm.as_user("slurm", "ben", "ls /mnt/home/anna", check=False)
+
+
+def test_two_drivers_at_once_on_one_ledger(slurm: Any, spaces: Any) -> None:
+    """The same command by two people at the same time: each trial counts once, and both see the same table."""
+    spaces.gate.shut(but=2)
+    threads = {}
+    for user in ("anna", "ben"):
+        command = mer("run", "both", "--executor inline")
+        threads[user] = Background(lambda user=user, command=command: slurm.as_user("slurm", user, command))
+    slurm.until(lambda: len(list((spaces.gate.folder / "waiting").iterdir())) >= 2, "both at work",
+                lambda: all(thread.is_alive() for thread in threads.values()))  # fmt: skip
+    spaces.gate.open()
+    for thread in threads.values():
+        assert "12 complete" in thread.end()
+    assert spaces.rows(slurm.shared / "lab" / "both", "small") == spaces.alone("small")
+
+
+def test_features_are_extracted_once_for_the_laboratory(slurm: Any) -> None:
+    build = "MER_FEATURES=/mnt/shared/lab/features ~/venv/bin/mer features build /mnt/shared/tiny --encoder text=words"
+    first = slurm.as_user("slurm", "anna", build)
+    second = slurm.as_user("slurm", "ben", build)
+    assert "84 utterances, 84 to compute" in first
+    assert "84 utterances, 0 to compute" in second
+
+
+def mer(command: str, results: str, options: str) -> str:
+    return (
+        f"cd ~/mer-ablation && ~/venv/bin/mer {command} --space /mnt/shared/small.yaml --data /mnt/shared/tiny "
+        f"--results /mnt/shared/lab/{results} {options}"
+    )
+
+
+class Background(threading.Thread):
+    def __init__(self, work: Callable[[], str]) -> None:
+        super().__init__(daemon=True)
+        self.work, self.said, self.error = work, "", None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.said = self.work()
+        except BaseException as error:
+            self.error = error
+
+    def end(self) -> str:
+        self.join()
+        if self.error is not None:
+            raise self.error
+        return self.said

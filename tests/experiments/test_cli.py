@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from experiments.cli import build_parser, main
+from mer.commandline import JSON
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "ray", "pandas", "transformers", "matplotlib", "scipy", "optuna", "sklearn")
@@ -36,6 +43,8 @@ def imported_by(*command: str) -> set[str]:
         ("status", "no_such_folder"),
         ("data", "check", "no_such_folder"),
         ("completion", "bash"),
+        ("levels",),
+        ("schema",),
     ],
 )
 def test_answers_at_once(command: tuple[str, ...]) -> None:
@@ -58,6 +67,29 @@ def test_user_mistakes_end_in_two_and_one_message(capsys: pytest.CaptureFixture[
     assert main(["predict", str(tmp_path)]) == 2
     assert main(["analyze", str(tmp_path)]) == 2
     assert main(["evaluate", str(tmp_path), "demo"]) == 2
+
+
+def test_missing_weights_stop_a_run_before_its_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    Path("x.yaml").write_text("weights: pretrained\nbase:\n  encoders: {text: {name: hf_text, checkpoint: no/such}}\n")
+    assert main(["run", "--space", "x.yaml", "--executor", "inline"]) == 2
+    assert "cannot load checkpoint 'no/such'" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_class_in_the_current_folder_is_found(tmp_path: Path) -> None:
+    """By the installed command, which unlike `python -m` does not look there by itself."""
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab" / "pool.py").write_text("from mer.pooling import Mean\n\n\nclass Again(Mean):\n    pass\n")
+    mer = Path(sys.executable).with_name("mer")
+    done = subprocess.run(
+        [str(mer), "contract", "mylab.pool:Again"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "pooling mylab.pool:Again: 13 of 13 checks hold" in done.stdout, done.stderr
 
 
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +120,134 @@ def test_every_command_has_help() -> None:
         assert f"\n    {command}" in help_text
 
 
-def test_the_shipped_schema_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["schema"]) == 0
-    shipped = (ROOT / "search_spaces" / "space.schema.json").read_text("utf-8")
-    assert capsys.readouterr().out == shipped, "write it anew: mer schema > search_spaces/space.schema.json"
+def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from leaves(child)
+            return
+    yield parser
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_names_the_commands(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", shell]) == 0
-    assert "analyze" in capsys.readouterr().out
+def test_every_option_says_what_it_is() -> None:
+    silent = [
+        f"{parser.prog} {action.dest}"
+        for parser in leaves(build_parser())
+        for action in parser._actions
+        if not (action.help or "").strip()
+    ]
+    assert not silent
+
+
+def test_json_is_described_alike_everywhere() -> None:
+    said = {action.help for parser in leaves(build_parser()) for action in parser._actions if action.dest == "json"}
+    assert said == {JSON}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["runn"], "error: unknown command 'runn'; expected run, plan, .*; did you mean 'run'?"),
+        (["run", "--space", "x", "--bugdet", "2h"], "error: unknown option '--bugdet'; did you mean '--budget'?"),
+        (["run"], "error: --space must be given"),
+        (["data", "chek"], "error: unknown command 'chek'; .*did you mean 'check'?"),
+        (["run", "--space", "x", "--workers", "many"], "'many' is not a whole number from 1 on"),
+        (["run", "--space", "x", "--executor", "rays"], "unknown value of --executor 'rays'; expected ray, inline"),
+    ],
+)
+def test_mistakes_on_the_command_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert re.search(message, shown)
+    assert "usage:" not in shown
+    assert shown.rstrip().endswith("--help`.")
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_levels_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["levels"]) == 0
+    everything = capsys.readouterr().out
+    assert "\n  tacfn " in everything
+    assert everything.startswith("encoder\n")
+    assert main(["levels", "pooling"]) == 0
+    assert "tacfn" not in capsys.readouterr().out
+    assert main(["levels", "gated"]) == 0
+    page = capsys.readouterr().out
+    assert "g_m = sigmoid(U2 tanh(U1 v_m))" in page
+    assert "heads: attention heads of a block. (default: 4)" in page
+    assert main(["levels", "none"]) == 0
+    shown = capsys.readouterr().out
+    assert [line for line in shown.splitlines() if line.endswith(" none")] == [
+        "fusion none", "context none", "missing none",
+    ]  # fmt: skip
+    assert main(["levels", "gatd"]) == 2
+    assert "did you mean 'gated'?" in capsys.readouterr().err
+
+
+COMPLETED = [
+    ("mer contr", "contract"),
+    ("mer run --sp", "--space"),
+    ("mer run --space quick", "quickstart"),
+    ("mer levels tac", "tacfn"),
+    ("mer evaluate --split te", "test"),
+]
+
+
+@pytest.mark.parametrize(("typed", "expected"), COMPLETED)
+def test_bash_completes(typed: str, expected: str, tmp_path: Path) -> None:
+    words = typed.split(" ")
+    quoted = " ".join(f"'{word}'" for word in words)
+    script = (
+        f'source "{completion("bash", tmp_path)}"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; '
+        '_shtab_mer mer "${COMP_WORDS[COMP_CWORD]}"; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert expected in done.stdout.split(), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(("typed", "expected"), COMPLETED)
+def test_fish_completes(typed: str, expected: str, tmp_path: Path) -> None:
+    script = f'source "{completion("fish", tmp_path)}"; complete -C "{typed}"'
+    done = subprocess.run(["fish", "--no-config", "-c", script], capture_output=True, text=True, check=False)
+    assert expected in done.stdout.split(), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_reads_its_script(tmp_path: Path) -> None:
+    script = f'autoload -U compinit; compinit -u; source "{completion("zsh", tmp_path)}"; whence -w _shtab_mer'
+    done = subprocess.run(["zsh", "-f", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "_shtab_mer: function", done.stderr
+
+
+def completion(shell: str, folder: Path) -> Path:
+    """The script that `mer completion` prints, in a file."""
+    path = folder / f"mer.{shell}"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["completion", shell]) == 0
+    path.write_text(printed.getvalue(), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("--help",),
+        ("run", "--help"),
+        ("levels",),
+        ("plan", "quickstart", "--no-smoke"),
+        ("data", "check", "demo", "--no-audio"),
+        ("run", "--space", "quickstar"),
+    ],
+    ids=" ".join,
+)
+def test_no_colours_where_nobody_sees_them(command: tuple[str, ...]) -> None:
+    """Not a terminal: plain text, so that it can go into files and mails."""
+    done = subprocess.run([sys.executable, "-m", "experiments.cli", *command], capture_output=True, check=False)
+    assert b"\x1b" not in done.stdout + done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from mer import recipe
 from mer.errors import UserError
-from mer.losses import ClassificationLoss, balanced_weights, build_loss, disagreement
+from mer.losses import CrossEntropy, Focal, balanced_weights, build_loss, disagreement
 
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0])
 
@@ -30,7 +31,7 @@ def data(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_without_gamma_it_is_torchs_cross_entropy(seed: int, smoothing: float, weighted: bool) -> None:
     logits, labels = data(seed)
     weight = WEIGHT if weighted else None
-    loss = ClassificationLoss(label_smoothing=smoothing, weight=weight)
+    loss = CrossEntropy(label_smoothing=smoothing, weight=weight)
     for reduction in ("none", "sum", "mean"):
         expected = F.cross_entropy(
             logits, labels, None if weight is None else weight.double(), label_smoothing=smoothing, reduction=reduction
@@ -47,7 +48,7 @@ def test_focal_equals_a_loop_with_unweighted_probabilities(gamma: float) -> None
         p = math.exp(row[label]) / total
         expected += float(WEIGHT[label]) * (1 - p) ** gamma * -math.log(p)
         denominator += float(WEIGHT[label])
-    loss = ClassificationLoss(gamma=gamma, weight=WEIGHT)
+    loss = Focal(gamma=gamma, weight=WEIGHT)
     assert float(loss(logits, labels, "sum")) == pytest.approx(expected, rel=1e-9)
     assert float(loss(logits, labels)) == pytest.approx(expected / denominator, rel=1e-6)
 
@@ -58,19 +59,19 @@ def test_focal_with_smoothing_equals_a_loop() -> None:
     for i, label in enumerate(labels.tolist()):
         terms = [float(WEIGHT[c] * (1 - p[i, c]) ** 2 * -p[i, c].log()) for c in range(4)]
         expected = sum((0.9 * (c == label) + 0.1 / 4) * terms[c] for c in range(4))
-        found = ClassificationLoss(gamma=2, label_smoothing=0.1, weight=WEIGHT)(logits, labels, "none")[i]
+        found = Focal(gamma=2, label_smoothing=0.1, weight=WEIGHT)(logits, labels, "none")[i]
         assert float(found) == pytest.approx(expected, rel=1e-9)
 
 
 def test_literal_values() -> None:
     logits = torch.tensor([[2.0, 0.0]])
-    assert float(ClassificationLoss()(logits, torch.tensor([0]))) == pytest.approx(0.126928, abs=1e-6)
-    assert float(ClassificationLoss(gamma=2)(logits, torch.tensor([1]))) == pytest.approx(1.650078, abs=1e-5)
+    assert float(CrossEntropy()(logits, torch.tensor([0]))) == pytest.approx(0.126928, abs=1e-6)
+    assert float(Focal(gamma=2)(logits, torch.tensor([1]))) == pytest.approx(1.650078, abs=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_gradients_agree_with_finite_differences_and_stay_finite_when_certain(gamma: float) -> None:
-    loss = ClassificationLoss(gamma=gamma, label_smoothing=0.1, weight=WEIGHT)
+    loss = Focal(gamma=gamma, label_smoothing=0.1, weight=WEIGHT)
     logits, labels = data()
     assert torch.autograd.gradcheck(lambda z: loss(z, labels), logits.requires_grad_())
     certain = (torch.eye(4) * 1e4).requires_grad_()
@@ -81,7 +82,7 @@ def test_gradients_agree_with_finite_differences_and_stay_finite_when_certain(ga
 
 def test_micro_batches_add_up_to_the_whole() -> None:
     logits, labels = data()
-    loss = ClassificationLoss(gamma=1.5, weight=WEIGHT)
+    loss = Focal(gamma=1.5, weight=WEIGHT)
     parts = [(logits[i : i + 5], labels[i : i + 5]) for i in range(0, 12, 5)]
     total = sum(loss(z, y, "sum") for z, y in parts) / sum(loss.denominator(y) for _, y in parts)
     torch.testing.assert_close(total, loss(logits, labels))
@@ -102,9 +103,31 @@ def test_a_batch_of_classes_without_weight_has_loss_zero() -> None:
 
 def test_cross_entropy_ignores_gamma_and_the_weights_are_saved() -> None:
     plain = build_loss(recipe.Loss(name="cross_entropy", gamma=5.0), torch.tensor([1, 2]), 2)
-    assert plain.gamma == 0.0
+    logits, labels = torch.tensor([[0.3, -1.0]]), torch.tensor([1])
+    assert torch.equal(plain(logits, labels), CrossEntropy()(logits, labels))
     weighted = build_loss(recipe.Loss(class_weights="balanced"), torch.tensor([1, 2]), 2)
     assert "weight" in weighted.state_dict()
+
+
+def test_a_loss_from_outside_is_built_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poly-1 (Leng et al. 2022): cross-entropy and epsilon (1 - p), smoothed and weighted like ours."""
+    (tmp_path / "poly_of_a_lab.py").write_text(
+        "from mer.losses import ClassificationLoss\n\n\n"
+        "class Poly1(ClassificationLoss):\n"
+        "    def __init__(self, *, epsilon=1.0, label_smoothing=0.0, weight=None):\n"
+        "        super().__init__(label_smoothing=label_smoothing, weight=weight)\n"
+        "        self.epsilon = epsilon\n\n"
+        "    def terms(self, log_p):\n"
+        "        return -log_p + self.epsilon * (1 - log_p.exp())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = recipe.Loss(name="poly_of_a_lab:Poly1", options={"epsilon": 2.0}, class_weights="balanced")
+    loss = build_loss(config, torch.tensor([1, 3]), 2)
+    logits, labels = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
+    p = torch.softmax(logits, 1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    weights = torch.tensor([2.0, 2 / 3])
+    expected = (weights * (-p.log() + 2.0 * (1 - p))).sum() / weights.sum()
+    torch.testing.assert_close(loss(logits, labels), expected)
 
 
 def test_counts_of_the_wrong_length_are_refused() -> None:

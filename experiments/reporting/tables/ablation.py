@@ -11,7 +11,7 @@ from experiments.reporting.factorials import slices
 from experiments.reporting.numbers import count, decimals_for, number
 from experiments.reporting.run import show_level
 from experiments.reporting.statistics.paired import compare
-from experiments.reporting.tables.main import Summary, spread_note, summarise, unit
+from experiments.reporting.tables.main import Summary, delta_heading, spread_note, summarise, unit
 from experiments.reporting.tables.model import (
     EMPTY,
     Column,
@@ -91,7 +91,7 @@ def _table(
     rows = [_row(run, summary, cell, against, label, decimals) for cell, against, label in entries]
     columns = (
         Column("change", head, "text"), Column("score", unit(run), "spread"), Column("n", "n"),
-        Column("delta", "Δ"), Column("interval", f"{run.spec.level * 100:g} % CI"),
+        Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI"),
     )  # fmt: skip
     everything = [spread_note(run), *notes, *(Note(line) for line in cautions(run))]
     suffix = f"_{corpus}" if len(run.corpora) > 1 else ""

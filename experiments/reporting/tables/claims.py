@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from experiments.reporting.numbers import decimals_for, points
 from experiments.reporting.statistics.paired import TESTS
+from experiments.reporting.tables.main import delta_heading
 from experiments.reporting.tables.model import Column, Note, Table, Value, difference, integer, p_value, score, text
 from experiments.reporting.wording import cautions, family_sentence
 
@@ -69,9 +70,9 @@ def claims_table(run: Run) -> Table | None:
     columns = [Column("contrast", "contrast", "text")]
     columns += [Column(key, head, "text") for key, head in heads.items() if shown_for[key]]
     columns += [
-        Column("delta", "Δ"), Column("interval", f"{run.spec.level * 100:g} % CI"), Column("n", "n"), Column("g", "g"),
-        Column("better", "P(A>B)"), Column("mde", "MDE"), Column("p", "p"), Column("holm", "Holm p"),
-        Column("verdict", "verdict", "text"),
+        Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI"), Column("n", "n"),
+        Column("g", "g"), Column("better", "P(A>B)"), Column("mde", delta_heading(run, "MDE")), Column("p", "p"),
+        Column("holm", "Holm p"), Column("verdict", "verdict", "text"),
     ]  # fmt: skip
     notes = [
         Note(family_sentence(run) or "All contrasts are post hoc."),

@@ -12,7 +12,7 @@ from experiments.reporting.numbers import count, decimals_for
 from experiments.reporting.statistics.curves import normalised_auc
 from experiments.reporting.statistics.family import holm
 from experiments.reporting.statistics.paired import Comparison, compare, mean_interval
-from experiments.reporting.tables.main import factor_columns, factor_values, spread_note, summarise, unit
+from experiments.reporting.tables.main import delta_heading, factor_columns, factor_values, spread_note, summarise, unit
 from experiments.reporting.tables.model import (
     Column,
     Note,
@@ -139,7 +139,7 @@ def _areas(
     for row, value in zip(rows, emphasise(values, run.spec.higher_is_better), strict=True):
         row[key] = value
     group = f"curve ({curve.family})" if several else "curve"
-    columns.append(Column(key, "AUC", "spread", group))
+    columns.append(Column(key, "AUC (%)" if run.scale == 100 else "AUC", "spread", group))
     tests = area_tests(run, corpus, curve)
     baseline = run.baseline.get(corpus)
     if tests:
@@ -154,7 +154,7 @@ def _areas(
                 row[f"delta_{key}"], row[f"interval_{key}"] = difference(r.mean, r.low, r.high, d, run.scale)
                 row[f"p_{key}"] = p_value(p)
         columns += [
-            Column(f"delta_{key}", "Δ AUC", group=group),
+            Column(f"delta_{key}", delta_heading(run, "Δ AUC"), group=group),
             Column(f"interval_{key}", f"{run.spec.level * 100:g} % CI", group=group),
             Column(f"p_{key}", "p", group=group),
         ]

@@ -48,7 +48,7 @@ def cost_table(run: Run, corpus: str) -> Table | None:
         *factor_columns(run), Column("parameters", "parameters", group="a confirmed trial (median)"),
         Column("epochs", "epochs", group="a confirmed trial (median)"),
         Column("device_s", "device time", group="a confirmed trial (median)"),
-        Column("peak_memory_mb", "peak MB", group="a confirmed trial (median)"),
+        Column("peak_memory_mb", "peak memory (MB)", group="a confirmed trial (median)"),
         Column("trials", "trials run", group="all of the cell"),
         Column("total", "device time", group="all of the cell"),
     ]  # fmt: skip
@@ -60,6 +60,13 @@ def cost_table(run: Run, corpus: str) -> Table | None:
         notes.append(Note(f"Hardware: {'; '.join(hardware)}."))
     if len(hardware) > 1:
         notes.append(Note("Times of different hardware are mixed: compare them with care."))
+    if "bundle_size" in t.columns and (t["bundle_size"] > 1).any():
+        notes.append(
+            Note(
+                "Trials that were trained in one step (bundles) count an equal share of its time each, and its whole "
+                "peak memory; times of cells that were bundled and of cells that were not do not compare."
+            )
+        )
     suffix = f"_{corpus}" if len(run.corpora) > 1 else ""
     where = f" on {corpus}" if len(run.corpora) > 1 else ""
     return Table("cost" + suffix, f"Cost{where}", tuple(columns), tuple(rows), tuple(notes))

@@ -96,16 +96,16 @@ COLUMN, PAGE = 3.25, 6.75
 ROWS_A_PAGE = 42
 
 
-def _layout(table: Table) -> tuple[str, str, bool]:
-    """Environment, font size, and whether the tabular will still be scaled down."""
+def _layout(table: Table) -> tuple[str, str]:
+    """Environment and font size."""
     width = _width(table)
     for factor, size in _SIZES[:3]:
         if width * factor <= COLUMN and len(table.rows) <= 30:
-            return "table", size, False
+            return "table", size
     for factor, size in _SIZES:
         if width * factor <= PAGE:
-            return "table*", size, False
-    return "table*", "\\scriptsize", True
+            return "table*", size
+    return "table*", "\\scriptsize"
 
 
 def _header(table: Table) -> list[str]:
@@ -145,17 +145,15 @@ _FIT = r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\f
 
 def to_latex(table: Table) -> str:
     """The file's text; the same table gives the same bytes."""
-    environment, size, scaled = _layout(table)
+    environment, size = _layout(table)
     starts = list(range(0, max(1, len(table.rows)), ROWS_A_PAGE))
     label = re.sub(r"[^a-z0-9]+", "-", table.name.lower()).strip("-")
     out = [
         f"% {re.sub(r'[^ -~]', '?', table.title)}",
-        "% Needs: \\usepackage{booktabs}"
-        + (" and graphicx (it is scaled)" if scaled else "")
-        + ". \\input it, or compile it alone.",
+        "% Needs: \\usepackage{booktabs,graphicx}. \\input it, or compile it alone.",
         "\\expandafter\\ifx\\csname @classoptionslist\\endcsname\\relax",
         "  \\documentclass[twocolumn,10pt]{article}",
-        "  \\usepackage[T1]{fontenc}\\usepackage[utf8]{inputenc}\\usepackage{lmodern}",
+        "  \\usepackage[T1]{fontenc}\\usepackage[utf8]{inputenc}\\IfFileExists{lmodern.sty}{\\usepackage{lmodern}}{}",
         "  \\usepackage{booktabs,graphicx}\\usepackage[margin=0.75in]{geometry}",
         "  \\def\\merend{\\end{document}}",
         "  \\begin{document}",

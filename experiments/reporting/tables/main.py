@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from experiments.reporting.numbers import count, decimals_for
 from experiments.reporting.run import show_level
+from experiments.reporting.spec import METRIC_MEANINGS
 from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
 from experiments.reporting.statistics.family import holm
@@ -107,6 +108,11 @@ def unit(run: Run, metric: str | None = None) -> str:
     return f"{run.metric_name(metric)} (%)" if run.scale == 100 else run.metric_name(metric)
 
 
+def delta_heading(run: Run, what: str = "Δ") -> str:
+    """The heading of a difference: in points where scores are in per cent."""
+    return f"{what} (points)" if run.scale == 100 else what
+
+
 def spread_note(run: Run) -> Note:
     return Note(
         f"Mean over n studies ± half-width of the {interval_name(run)}. A study varies {what_varies(run)}; within a "
@@ -142,7 +148,7 @@ def main_table(run: Run, corpus: str) -> Table:
     ]
     values = emphasise(values, run.spec.higher_is_better)
     columns = [
-        *factor_columns(run), Column("score", unit(run), "spread"), *(Column(m, run.metric_name(m)) for m in others),
+        *factor_columns(run), Column("score", unit(run), "spread"), *(Column(m, unit(run, m)) for m in others),
         Column("n", "n"),
     ]  # fmt: skip
     rows: list[dict[str, Value]] = []
@@ -155,7 +161,10 @@ def main_table(run: Run, corpus: str) -> Table:
             row[metric] = score(mean, decimals, run.scale)
         for row, value in zip(rows, emphasise([r[metric] for r in rows], run.spec.higher_is_better), strict=True):
             row[metric] = value
+    meanings = [METRIC_MEANINGS[m] for m in [run.spec.metric, *others] if m in METRIC_MEANINGS]
     notes = [spread_note(run), Note(selection_rule(run))]
+    if meanings:
+        notes.insert(0, Note("; ".join(meanings) + "."))
     emphasis = "Bold: best mean; underlined: second (no test implied)."
     if same:
         emphasis += (
@@ -226,16 +235,14 @@ def _against(
         elif cell in declared:
             claim = declared[cell]
             rows[i]["p"] = p_value(claim.adjusted, "c" if claim.contrast.post_hoc else "")
-    columns = [Column("delta", "Δ"), Column("interval", f"{run.spec.level * 100:g} % CI")]
+    columns = [Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI")]
     if any("g" in row for row in rows):
         columns.append(Column("g", "g"))
     columns.append(Column("p", "p"))
     notes.append(
         Note(
-            f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}) in points, with its uncorrected "
-            "t interval; g: Hedges' g of the paired differences."
-            if run.scale == 100
-            else f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}); g: Hedges' g."
+            f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}), with its uncorrected t interval; "
+            "g: Hedges' g of the paired differences."
         )
     )
     size = sum(r is not None for r in results)
@@ -294,7 +301,8 @@ def corpora_table(run: Run) -> Table | None:
             elif cell in run.baseline.values():
                 row["delta"] = Value("baseline")
         columns += [
-            Column("delta", "Δ", group="joint"), Column("interval", f"{run.spec.level * 100:g} % CI", group="joint"),
+            Column("delta", delta_heading(run), group="joint"),
+            Column("interval", f"{run.spec.level * 100:g} % CI", group="joint"),
         ]  # fmt: skip
         notes.append(
             Note(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mer.data.corpus import SPLITS
 from mer.data.reading import read_folder
 from mer.errors import UserError, UserErrors
+from mer.files import make_folder, share_tree
 
 Array = NDArray[Any]
 
@@ -46,7 +47,7 @@ def write_corpus(draft: Draft, folder: Path | str) -> Path:
     """Write the folder atomically. What would come out as an unsound corpus is refused and leaves nothing behind."""
     folder = Path(folder)
     refuse_full(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     building = Path(tempfile.mkdtemp(prefix=f"_{folder.name}.", dir=folder.parent))
     try:
         building.chmod(0o755)
@@ -54,6 +55,7 @@ def write_corpus(draft: Draft, folder: Path | str) -> Path:
         errors = [problem.as_error() for problem in read_folder(building).problems if problem.severity == "error"]
         if errors:
             raise UserErrors([UserError(f"what was imported into {folder} would not be sound"), *errors])
+        share_tree(building)
         os.rename(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mer.data.store.shard import SUFFIX, Damaged, Shard, disk_errors, remove_stale
+from mer.data.store.shard import SUFFIX, Damaged, Shard
 from mer.data.store.store import DESCRIPTION
 from mer.errors import UserError
+from mer.files import disk_errors, remove_stale
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,12 @@ Frames and index share a file, so that one rename commits both. A file appears u
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,16 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mer.data.ragged import STORED
-from mer.errors import UserError
+from mer.files import disk_errors, sync_folder, temporary
 
 SUFFIX = ".frames"
 _MAGIC = b"MERFEAT1"
 _TRAILER = struct.Struct("<qq8s16s")
-_NO_SPACE = {
-    errno.ENOSPC: "no space left on device",
-    errno.EDQUOT: "disk quota exceeded",
-    errno.EFBIG: "file too large",
-}
 
 Array = npt.NDArray[Any]
 State = tuple[int, int, int]
@@ -55,17 +48,12 @@ class Shard:
         with path.open("rb") as stream:
             self.state = _state(os.fstat(stream.fileno()))
             try:
-                header, index = _read_index(stream, self.state[1])
+                header, index = _read_index(stream, self.state[1], frontend)
                 n, frames, dim, self.dtype = header["items"], header["frames"], header["dim"], header["dtype"]
                 stored = np.dtype(STORED[self.dtype])
             except (KeyError, TypeError, ValueError) as error:
                 raise Damaged(f"its header is not understood: {error!r}") from None
-            if header["frontend"] != frontend:
-                raise Damaged("it belongs to another frontend")
-            if len(index) != n * 16 + (n + 1) * 8 + n * 4:
-                raise Damaged("its index has the wrong length")
-            keys = index[: n * 16]
-            self.keys = [keys[i : i + 16] for i in range(0, n * 16, 16)]
+            self.keys = _keys(index, n)
             self.offsets = np.frombuffer(index, "<i8", n + 1, n * 16)
             self.checks = np.frombuffer(index, "<u4", n, n * 16 + (n + 1) * 8)
             shape = (frames, dim) if dim else (frames,)
@@ -123,7 +111,20 @@ def write_shard(
     return final
 
 
-def _read_index(stream: IO[bytes], size: int) -> tuple[dict[str, Any], bytes]:
+def read_keys(stream: IO[bytes], size: int, frontend: str) -> list[bytes]:
+    """The utterances in a shard that may lie elsewhere: reads its end alone."""
+    try:
+        header, index = _read_index(stream, size, frontend)
+        return _keys(index, header["items"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"its header is not understood: {error!r}") from None
+
+
+def _keys(index: bytes, n: int) -> list[bytes]:
+    return [index[i : i + 16] for i in range(0, n * 16, 16)]
+
+
+def _read_index(stream: IO[bytes], size: int, frontend: str) -> tuple[dict[str, Any], bytes]:
     if size < _TRAILER.size:
         raise Damaged(f"it has {size} bytes, fewer than any shard")
     stream.seek(size - _TRAILER.size)
@@ -141,100 +142,13 @@ def _read_index(stream: IO[bytes], size: int) -> tuple[dict[str, Any], bytes]:
     frame_bytes = header["frames"] * max(1, header["dim"]) * np.dtype(STORED[header["dtype"]]).itemsize
     if frame_bytes != begin:
         raise Damaged(f"it holds {begin} bytes of frames, its header says {frame_bytes}")
-    return header, body[: end - begin]
+    if header["frontend"] != frontend:
+        raise Damaged("it belongs to another frontend")
+    index, n = body[: end - begin], header["items"]
+    if len(index) != n * 16 + (n + 1) * 8 + n * 4:
+        raise Damaged("its index has the wrong length")
+    return header, index
 
 
 def _state(found: os.stat_result) -> State:
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-@contextlib.contextmanager
-def temporary(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A file under a temporary name (`_...`), locked while its writer lives, gone afterwards unless renamed."""
-    while True:
-        name = folder / f"_{os.getpid()}-{os.urandom(6).hex()}.tmp"
-        stream = name.open("xb")
-        lock(stream.fileno(), wait=True)
-        if name.exists():  # `remove_stale` may have taken it between creation and lock
-            break
-        stream.close()
-    try:
-        yield stream, name
-    finally:
-        with contextlib.suppress(OSError):
-            stream.close()
-        with contextlib.suppress(OSError):
-            name.unlink(missing_ok=True)
-
-
-def remove_stale(folder: Path) -> int:
-    """Remove what killed writers left behind; the files of living ones are locked and stay."""
-    removed = 0
-    for name in folder.glob("_*"):
-        with contextlib.suppress(OSError), name.open("r+b") as stream:
-            if lock(stream.fileno(), wait=False):
-                name.unlink(missing_ok=True)
-                removed += 1
-    return removed
-
-
-@contextlib.contextmanager
-def claim(folder: Path, work: str, wait: bool) -> Iterator[bool]:
-    """Hold a piece of work, or learn that another process does (False). The claim dies with its holder."""
-    name = folder / f"_{work}.lock"
-    while True:
-        with disk_errors(folder):
-            descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
-        held = lock(descriptor, wait)
-        if not held or (name.exists() and os.fstat(descriptor).st_ino == name.stat().st_ino):
-            break
-        os.close(descriptor)  # the former holder removed the file that we waited for
-    try:
-        yield held or wait  # no lock after waiting: there are no locks here
-    finally:
-        if held:
-            name.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def lock(descriptor: int, wait: bool) -> bool:
-    """Take an advisory lock, which the kernel releases when its holder dies. False: somebody else has it.
-
-    Where the file system has no locks nobody has one: the store stays right (all commits are renames), only work
-    may be done twice. False is returned there too, so that nothing is taken for abandoned.
-    """
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (OSError, ImportError):
-        return False
-    return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Full and unwritable disks are the user's to solve: say so without a traceback."""
-    try:
-        yield
-    except OSError as error:
-        hint = "Free space (mer features prune), or point the environment variable MER_CACHE to another disk."
-        if error.errno in _NO_SPACE:
-            problem = f"cannot write features: {_NO_SPACE[error.errno]}"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            problem, hint = (
-                f"cannot write features: {error.strerror}",
-                "Point the environment variable MER_CACHE to a folder that you may write to.",
-            )
-        else:
-            raise
-        raise UserError(problem, where=str(folder), hint=hint) from None

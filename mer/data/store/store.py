@@ -7,27 +7,19 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mer.data.fingerprint import FileDigests, cache_root
 from mer.data.ragged import STORED, Ragged
 from mer.data.store.frontend import Frontend, describe, frontend_digest, item_key, item_size, to_stored
-from mer.data.store.shard import (
-    SUFFIX,
-    Damaged,
-    Shard,
-    claim,
-    disk_errors,
-    remove_stale,
-    temporary,
-    write_shard,
-)
+from mer.data.store.shard import SUFFIX, Damaged, Shard, write_shard
 from mer.errors import UserError
+from mer.files import claim, disk_errors, make_folder, remove_stale, write
 
 if TYPE_CHECKING:
     from mer.data.audio import AudioClip
@@ -53,11 +45,25 @@ class _Known:
     places: Places
 
 
+class Shared(Protocol):
+    """A store that several machines fill and read, behind this machine's own (`mer.data.store.shared`)."""
+
+    def fetch(self, folder: Path, wanted: frozenset[bytes]) -> None:
+        """Bring what it has of these utterances to this machine."""
+
+    def offer(self, folder: Path, found: Mapping[bytes, Path]) -> None:
+        """Give it what it lacks of these utterances: key to file."""
+
+    def claim(self, frontend: str, work: str, wait: bool) -> contextlib.AbstractContextManager[bool]:
+        """Hold a piece of work against all machines, or learn that another does it."""
+
+
 class FeatureStore:
     """Frames of utterances by content, under `<root>/features/<digest of the frontend>/`.
 
     root    default: the environment variable MER_CACHE, else `mer` in the user's cache folder
     chunk   utterances per shard: what is extracted and committed at a time, so what a crash can lose
+    shared  a store behind this one: what it has is fetched before anything is extracted, what it lacks is given
 
     Safe with any number of processes at a time, which share the work, and with `kill -9` at any moment. A damaged
     file is found by its checksums before a frame of it is used, and rebuilt. Nothing is ever unpickled.
@@ -68,10 +74,11 @@ class FeatureStore:
     torch.Size([2, 5, 768])
     """
 
-    def __init__(self, root: Path | str | None = None, *, chunk: int = 256) -> None:
+    def __init__(self, root: Path | str | None = None, *, chunk: int = 256, shared: Shared | None = None) -> None:
         self.root = Path(root) if root is not None else cache_root()
-        self.chunk = chunk
+        self.chunk, self.shared = chunk, shared
         self._known: dict[Path, _Known] = {}
+        self._offered: set[Path] = set()
         self._digests: FileDigests | None = None
 
     def get(
@@ -82,12 +89,13 @@ class FeatureStore:
         keys = self.keys(items)
         wanted = {key: item for key, item in zip(keys, items, strict=True) if key is not None and item is not None}
         for _ in range(_ATTEMPTS):
-            found = self._scan(folder)
+            found = self._scan(folder, wanted)
             missing = [key for key in wanted if key not in found]
             if missing:
                 self._extract(frontend, folder, {key: wanted[key] for key in missing}, progress)
                 found = self._scan(folder)
             if wanted.keys() <= found.keys() and self._verify(found, wanted):
+                self._offer(folder, found, wanted)
                 return _ragged(frontend, [None if key is None else found[key] for key in keys])
         raise UserError(
             f"features were written {_ATTEMPTS} times and not once read back as they were",
@@ -96,10 +104,10 @@ class FeatureStore:
         )
 
     def has(self, frontend: Frontend, items: Sequence[AudioClip | str | None]) -> list[bool]:
-        """Which items need no extraction."""
-        folder = self.folder(frontend)
-        found = self._scan(folder) if folder.is_dir() else {}
-        return [key is None or key in found for key in self.keys(items)]
+        """Which items need no extraction. What the shared store has of them is fetched."""
+        keys = self.keys(items)
+        found = self._scan(self._open(frontend), [key for key in keys if key is not None])
+        return [key is None or key in found for key in keys]
 
     def folder(self, frontend: Frontend) -> Path:
         """Where a frontend's frames lie."""
@@ -119,21 +127,34 @@ class FeatureStore:
         description = folder / DESCRIPTION
         text = json.dumps(describe(frontend), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         with disk_errors(self.root):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             remove_stale(folder)
             if description.exists() and description.read_bytes() == text.encode():
                 with contextlib.suppress(OSError):
                     os.utime(description)
                 return folder
-            with temporary(folder) as (stream, name):
-                stream.write(text.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.replace(name, description)
+            write(description, text.encode())
         return folder
 
-    def _scan(self, folder: Path) -> Places:
-        """Every utterance of every sound shard. A shard whose index is damaged is removed."""
+    def _scan(self, folder: Path, wanted: Iterable[bytes] = ()) -> Places:
+        """Every utterance of every sound shard, after the shared store has been asked for those that are wanted and
+        not here. A shard whose index is damaged is removed."""
+        found = self._scan_here(folder)
+        missing = frozenset(key for key in wanted if key not in found)
+        if not missing or self.shared is None:
+            return found
+        self.shared.fetch(folder, missing)
+        return self._scan_here(folder)
+
+    def _offer(self, folder: Path, found: Places, wanted: Iterable[bytes]) -> None:
+        """Let other machines have what lay here from before; what is extracted now is given as soon as it is there."""
+        if self.shared is not None:
+            paths = {key: found[key][0].path for key in wanted}
+            if not set(paths.values()) <= self._offered:
+                self.shared.offer(folder, paths)
+                self._offered.update(paths.values())
+
+    def _scan_here(self, folder: Path) -> Places:
         known = self._known.get(folder)
         paths = sorted(folder.glob(f"[!_]*{SUFFIX}"))
         if known is None or not known.shards.keys() <= set(paths) or any(s.changed() for s in known.shards.values()):
@@ -188,16 +209,25 @@ class FeatureStore:
             wait = not waiting
             chunk = (taken if wait else waiting).pop(0)
             work = hashlib.blake2b(b"".join(chunk), digest_size=16).hexdigest()
-            with claim(folder, work, wait) as mine:
+            with self._claim(folder, work, wait) as mine:
                 if not mine:
                     taken.append(chunk)
                     continue
-                there = self._scan(folder)
+                there = self._scan(folder, chunk)
                 self._extract_chunk(frontend, folder, {k: missing[k] for k in chunk if k not in there})
             done += len(chunk)
             _log.info("%s: %d of %d utterances", type(frontend).__name__, done, len(order))
             if progress is not None:
                 progress(done, len(order))
+
+    @contextlib.contextmanager
+    def _claim(self, folder: Path, work: str, wait: bool) -> Iterator[bool]:
+        with contextlib.ExitStack() as stack:
+            with disk_errors(folder):
+                mine = stack.enter_context(claim(folder, work, wait))
+            if mine and self.shared is not None:
+                mine = stack.enter_context(self.shared.claim(folder.name, work, wait))
+            yield mine
 
     def _extract_chunk(self, frontend: Frontend, folder: Path, chunk: dict[bytes, AudioClip | str]) -> None:
         if not chunk:
@@ -209,7 +239,10 @@ class FeatureStore:
                 f"frontend {type(frontend).__name__} gave {len(arrays)} arrays", expected=f"{len(items)}, one per item"
             )
         stored = [to_stored(array, frontend, item) for array, item in zip(arrays, items, strict=True)]
-        write_shard(folder, folder.name, frontend.dtype, frontend.dim, list(zip(chunk, stored, strict=True)))
+        path = write_shard(folder, folder.name, frontend.dtype, frontend.dim, list(zip(chunk, stored, strict=True)))
+        if self.shared is not None:
+            self.shared.offer(folder, dict.fromkeys(chunk, path))
+            self._offered.add(path)
 
 
 def _ragged(frontend: Frontend, places: Sequence[tuple[Shard, int] | None]) -> Ragged:

@@ -12,6 +12,7 @@ import yaml
 
 from experiments.cli import main
 from experiments.cluster.check import check_cluster_file, read_cluster_file
+from experiments.cluster.project import project_line
 from mer.errors import UserError
 
 CLUSTER = Path(__file__).parents[3] / "cluster"
@@ -37,8 +38,15 @@ def replaced(key: str, old: str, new: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def in_provider(**values: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda config: config["provider"].update(values)
+def without_group(config: dict[str, Any]) -> None:
+    for node in config["available_node_types"].values():
+        node["node_config"].pop("SecurityGroupIds", None)
+
+
+def with_rules_of_ones_own(config: dict[str, Any]) -> None:
+    without_group(config)
+    mine = {"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp", "IpRanges": [{"CidrIp": "203.0.113.7/32"}]}
+    config["provider"]["security_group"] = {"GroupName": "mer", "IpPermissions": [mine]}
 
 
 BROKEN = {
@@ -49,8 +57,8 @@ BROKEN = {
     "token readable": ("token", replaced("setup_commands", "chmod 600", "ls")),
     "default nightly wheel": ("versions", without("setup_commands")),
     "no cap": ("cost", without("max_workers")),
-    "ssh open": ("ssh", lambda config: config["provider"].pop("security_group")),
-    "ssh to the world": ("ssh", in_provider(security_group={"IpPermissions": [{"CidrIp": "0.0.0.0/0"}]})),
+    "ssh open": ("ssh", without_group),
+    "ssh opened by Ray beside rules of one's own": ("ssh", with_rules_of_ones_own),
     "project in a folder called mer": ("sync", lambda config: config["file_mounts"].update({"/home/ubuntu/mer": "."})),
     "unknown key": ("schema", lambda config: config.update(idle_timeout_minuts=3)),
     "head on spot": (
@@ -86,13 +94,14 @@ def test_own_machines_need_the_first_autoscaler_and_leave_nothing(tmp_path: Path
     ]
 
 
-def test_advice_does_not_fail_a_file(tmp_path: Path) -> None:
+def test_advice_does_not_fail_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = copy.deepcopy(read_cluster_file(CLUSTER / "cluster.yaml"))
     config["provider"]["cache_stopped_nodes"] = True
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
     assert "stopped nodes" in {finding.rule for finding in check_cluster_file(path)}
-    assert main(["cluster", "check", str(path)]) == 0
+    assert main(["cluster", "check", str(path), "--space", "quickstart"]) == 0
+    assert f"here: {project_line('quickstart')};" in capsys.readouterr().out
 
 
 def test_what_is_not_a_cluster_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

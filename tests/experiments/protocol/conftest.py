@@ -8,18 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from experiments.protocol.actions import Action, Confirm, Continue, Fact, Pause, Select, Start, Stop
+from experiments.protocol.actions import Action, Confirm, Continue, Fact, Pause, Select, Start, Stop, Unit
 from experiments.protocol.state import State
 from experiments.slots import Cell, Slot, Stage, Status
 from experiments.space.hyper import Hyper
-from experiments.space.plan import CorpusRef, Plan, Tuning
+from experiments.space.plan import Bundling, CorpusRef, Plan, Tuning
 
 Curve = Callable[[Slot], tuple[tuple[float, ...], Status]]
 
 
 @pytest.fixture(scope="session")
 def make_plan() -> Callable[..., Plan]:
-    def make(cells: int = 2, studies: int = 2, epochs: int = 9, skip: str | None = None, **tuning: object) -> Plan:
+    def make(
+        cells: int = 2,
+        studies: int = 2,
+        epochs: int = 9,
+        skip: str | None = None,
+        bundling: tuple[int, int] | None = None,
+        **tuning: object,
+    ) -> Plan:
         lr = (Hyper("optimizer.lr", "loguniform", 1e-4, 1e-2),)
         made = tuple(
             Cell(
@@ -39,6 +46,8 @@ def make_plan() -> Callable[..., Plan]:
             studies,
             tuning=Tuning(**settings),  # type: ignore[arg-type]
             hypers={("demo", cell.name): lr for cell in made},
+            bundling=Bundling() if bundling is None else Bundling(*bundling),
+            bundled=frozenset() if bundling is None else frozenset(("demo", c.name) for c in made if c.skip is None),
         )
 
     return make
@@ -54,44 +63,56 @@ class Executor:
         self.log: list[Action] = []
         self.epochs: dict[Slot, int] = {}
         self.facts: dict[Slot, Fact] = {}
-        self.confirmed: list[Slot] = []
 
     def run(self) -> Executor:
-        running: dict[Slot, int] = {}
+        running: dict[Slot, tuple[Unit, int]] = {}
         held: set[Slot] = set()
         while True:
             while actions := self.state.next_actions(self.workers - len(running) - len(held)):
                 for action in actions:
                     self.log.append(action)
                     if isinstance(action, Start | Confirm | Continue):
-                        assert action.slot not in running, "handed out twice"
-                        held.discard(action.slot)
-                        running[action.slot] = action.until
+                        assert action.unit.slot not in running, "handed out twice"
+                        held.discard(action.unit.slot)
+                        running[action.unit.slot] = (action.unit, action.until)
                     elif isinstance(action, Pause):
-                        held.remove(action.slot)
+                        held.remove(action.unit.slot)
                     elif isinstance(action, Stop):
-                        assert action.slot not in running
-                        held.discard(action.slot)
+                        trained = action.slot not in self.ended()
+                        assert not trained or all(action.slot not in unit.slots for unit, _ in running.values())
+                        unit = self.state.unit(action.slot)
+                        if unit and all(self.state.status(slot) is not Status.MISSING for slot in unit.slots):
+                            held.discard(unit.slot)
                     else:
                         assert isinstance(action, Select)
             assert len(running) + len(held) <= self.workers
             if not running:
                 assert self.state.finished, "nothing runs and something is left"
                 return self
-            slot = self.random.choice(sorted(running))
-            until = running.pop(slot)
+            unit, until = running.pop(self.random.choice(sorted(running)))
             if self.random.random() < self.losses:
-                self.state.lost(slot)
+                self.state.lost(unit.slot)
                 continue
-            curve, ending = self.curve(slot)
-            known = curve[:until]
-            ended = until >= len(curve)
-            self.epochs[slot] = max(self.epochs.get(slot, 0), len(known))
-            fact = Fact(slot, known, ending if ended else None, self.state.params(slot) or {})
-            self.facts[slot] = fact
-            self.state.observe(fact)
-            if not ended:
-                held.add(slot)
+            ended = self.ended()
+            live = [s for s in unit.slots if self.state.status(s) is Status.MISSING and s not in ended]
+            goes_on = [self._train(slot, until) for slot in self.random.sample(live, len(live))]
+            if any(goes_on):
+                held.add(unit.slot)
+
+    def _train(self, slot: Slot, until: int) -> bool:
+        """Report a slot at `until`; does its worker keep it?"""
+        curve, ending = self.curve(slot)
+        known = curve[:until]
+        ended = until >= len(curve)
+        self.epochs[slot] = max(self.epochs.get(slot, 0), len(known))
+        fact = Fact(slot, known, ending if ended else None, self.state.params(slot) or {})
+        self.facts[slot] = fact
+        self.state.observe(fact)
+        return not ended
+
+    def ended(self) -> set[Slot]:
+        """Slots whose training has ended, judged or not."""
+        return {slot for slot, fact in self.facts.items() if fact.status is not None}
 
     def outcome(self) -> dict[Slot, Status]:
         return {slot: self.state.status(slot) for slot in self.plan.slots()}

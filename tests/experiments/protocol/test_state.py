@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.protocol.actions import Confirm, Continue, Fact, Pause, Select, Start, Stop
-from experiments.protocol.state import State, next_actions, replay, replay_ledger
+from experiments.protocol.actions import Confirm, Continue, Fact, Pause, Select, Start, Stop, Unit
+from experiments.protocol.replay import next_actions, replay, replay_ledger
+from experiments.protocol.state import State
 from experiments.slots import Slot, Stage, Status
 
 
@@ -19,6 +20,10 @@ def tune(draw, cell="cell0", study=0):
 
 def confirm(cell="cell0", study=0):
     return Slot("demo", cell, study, 0, Stage.CONFIRM)
+
+
+def alone(plan, slot, params=None):
+    return Unit((slot,), (plan.params(slot) if params is None else params,))
 
 
 def oracle(plan, curve):
@@ -72,11 +77,12 @@ def oracle(plan, curve):
     exempt=st.sampled_from([0.0, 0.125, 0.3]),
     once=st.booleans(),
     skip=st.sampled_from([None, "rule"]),
+    bundling=st.sampled_from([None, (2, 1), (3, 2), (8, 2)]),
 )
 def test_any_execution_agrees_with_the_rules(
-    make_plan, executor, random_curve, seed, workers, losses, draws, eta, exempt, once, skip
+    make_plan, executor, random_curve, seed, workers, losses, draws, eta, exempt, once, skip, bundling
 ):
-    plan = make_plan(draws=draws, eta=eta, exempt=exempt, once=once, skip=skip)
+    plan = make_plan(draws=draws, eta=eta, exempt=exempt, once=once, skip=skip, bundling=bundling)
     curve = random_curve(seed)
     run = executor(plan, curve, workers, seed, losses).run()
     outcome, winners = oracle(plan, curve)
@@ -86,15 +92,20 @@ def test_any_execution_agrees_with_the_rules(
         assert (None if chosen is None else chosen.winner.draw) == number
     one = executor(plan, curve, 1, seed + 1).run()
     assert list(one.state.all_decisions()) == list(run.state.all_decisions())
-    starts = [a.slot for a in run.log if isinstance(a, Confirm)]
+    starts = [a.unit.slot for a in run.log if isinstance(a, Confirm)]
     assert losses or len(starts) == len(set(starts))
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), sampler=st.sampled_from(["sobol", "tpe"]), shuffle=st.integers(0, 99))
-def test_replay_from_facts_in_any_order(make_plan, executor, random_curve, seed, sampler, shuffle):
+@given(
+    seed=st.integers(0, 10**6),
+    sampler=st.sampled_from(["sobol", "tpe"]),
+    shuffle=st.integers(0, 99),
+    bundling=st.sampled_from([None, (3, 2)]),
+)
+def test_replay_from_facts_in_any_order(make_plan, executor, random_curve, seed, sampler, shuffle, bundling):
     extra = {"startup": 2, "batch": 2, "draws": 6} if sampler == "tpe" else {}
-    plan = make_plan(cells=1, studies=1 if sampler == "tpe" else 2, sampler=sampler, **extra)
+    plan = make_plan(cells=1, studies=1 if sampler == "tpe" else 2, sampler=sampler, bundling=bundling, **extra)
     run = executor(plan, random_curve(seed), 3, seed).run()
     facts = list(run.facts.values())
     random.Random(shuffle).shuffle(facts)
@@ -103,20 +114,23 @@ def test_replay_from_facts_in_any_order(make_plan, executor, random_curve, seed,
     assert list(again.all_decisions()) == list(run.state.all_decisions())
     assert {slot: again.status(slot) for slot in plan.slots()} == run.outcome()
     assert next_actions(plan, run.facts, 4) == [a for a in again.next_actions(4)]
-    looked = replay_ledger(plan, lambda slot, params: run.facts.get(slot))
+    looked = replay_ledger(plan, lambda slot, unit: run.facts.get(slot))
     assert looked.finished
     assert list(looked.all_decisions()) == list(run.state.all_decisions())
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), cut=st.integers(0, 60))
-def test_a_driver_killed_anywhere_and_restarted_decides_the_same(make_plan, executor, random_curve, seed, cut):
-    plan = make_plan()
+@given(seed=st.integers(0, 10**6), cut=st.integers(0, 60), bundling=st.sampled_from([None, (3, 2), (4, 1)]))
+def test_a_driver_killed_anywhere_and_restarted_decides_the_same(
+    make_plan, executor, random_curve, seed, cut, bundling
+):
+    plan = make_plan(bundling=bundling)
     whole = executor(plan, random_curve(seed), 3, seed).run()
     ended = [fact for fact in whole.facts.values() if fact.status is not None][:cut]
     second = executor(plan, random_curve(seed), 2, seed + 1)
     for fact in ended:
         second.state.observe(fact)
+    second.facts = {fact.slot: fact for fact in ended}
     second.run()
     assert second.outcome() == whole.outcome()
     assert list(second.state.all_decisions()) == list(whole.state.all_decisions())
@@ -127,28 +141,28 @@ def test_literal_race_with_one_worker(make_plan):
     plan = make_plan(cells=1, studies=1, draws=3, exempt=0.0)
     assert plan.rungs(plan.cells[0]) == (1, 3)
     state = State(plan)
-    assert state.next_actions(1) == [Start(tune(0), plan.params(tune(0)), 1)]
+    assert state.next_actions(1) == [Start(alone(plan, tune(0)), 1)]
     state.observe(Fact(tune(0), (0.5,)))
-    assert state.next_actions(0) == [Continue(tune(0), 3)]
+    assert state.next_actions(0) == [Continue(alone(plan, tune(0)), 3)]
     state.observe(Fact(tune(0), (0.5, 0.6, 0.6)))
-    assert state.next_actions(0) == [Continue(tune(0), 9)]
+    assert state.next_actions(0) == [Continue(alone(plan, tune(0)), 9)]
     state.observe(Fact(tune(0), (0.5, 0.6, 0.6) + (0.7,) * 6, Status.COMPLETE))
-    assert state.next_actions(1) == [Start(tune(1), plan.params(tune(1)), 1)]
+    assert state.next_actions(1) == [Start(alone(plan, tune(1)), 1)]
     state.observe(Fact(tune(1), (0.4,)))
     [stop, start] = state.next_actions(0 + 1)
     assert stop == Stop(
         tune(1), Status.PRUNED, "pruned at epoch 1: 0.4 against 0.5", rung=1, value=0.4, cutoff=0.5, against=(0,)
     )
-    assert start == Start(tune(2), plan.params(tune(2)), 1)
+    assert start == Start(alone(plan, tune(2)), 1)
     state.observe(Fact(tune(2), (0.5,)))  # as good as the best is good enough
-    assert state.next_actions(0) == [Continue(tune(2), 3)]
+    assert state.next_actions(0) == [Continue(alone(plan, tune(2)), 3)]
     state.observe(Fact(tune(2), (0.5, 0.9, 0.1)))
-    assert state.next_actions(0) == [Continue(tune(2), 9)]
+    assert state.next_actions(0) == [Continue(alone(plan, tune(2)), 9)]
     state.observe(Fact(tune(2), (0.5, 0.9) + (0.1,) * 7, Status.COMPLETE))
     [select, last] = state.next_actions(1)
     assert isinstance(select, Select)
     assert (select.winner, select.value, select.among) == (tune(2), 0.9, (0, 2))
-    assert last == Confirm(confirm(), plan.params(tune(2)), 9)
+    assert last == Confirm(alone(plan, confirm(), plan.params(tune(2))), 9)
     assert not state.finished
     state.observe(Fact(confirm(), (0.8,) * 9, Status.COMPLETE))
     assert state.finished
@@ -159,9 +173,9 @@ def test_a_higher_draw_waits_without_a_worker(make_plan):
     state = State(plan)
     state.next_actions(2)
     state.observe(Fact(tune(1), (0.9,)))
-    assert state.next_actions(0) == [Pause(tune(1), 1)]
+    assert state.next_actions(0) == [Pause(alone(plan, tune(1)), 1)]
     state.observe(Fact(tune(0), (0.5,)))
-    assert state.next_actions(1) == [Continue(tune(0), 3), Continue(tune(1), 3)]
+    assert state.next_actions(1) == [Continue(alone(plan, tune(0)), 3), Continue(alone(plan, tune(1)), 3)]
 
 
 def test_confirm_comes_before_later_cells(make_plan):
@@ -171,8 +185,8 @@ def test_confirm_comes_before_later_cells(make_plan):
     while not state.finished:
         for action in state.next_actions(1):
             if isinstance(action, Start | Confirm):
-                order.append(action.slot)
-                state.observe(Fact(action.slot, (0.5,) * 9, Status.COMPLETE))
+                order.append(action.unit.slot)
+                state.observe(Fact(action.unit.slot, (0.5,) * 9, Status.COMPLETE))
     assert order == list(plan.slots())
     assert [s.stage for s in order] == [Stage.TUNE, Stage.TUNE, Stage.CONFIRM] * 2
 
@@ -208,7 +222,7 @@ def test_a_recorded_pruning_is_decided_again(make_plan):
     """A space with a milder pruner runs on what another space has cut short."""
     plan = make_plan(cells=1, studies=1, draws=2, pruner="none")
     state = replay(plan, [Fact(tune(0), (0.5,) * 9, Status.COMPLETE), Fact(tune(1), (0.4,), Status.PRUNED)])
-    assert state.next_actions(1) == [Start(tune(1), plan.params(tune(1)), 9)]
+    assert state.next_actions(1) == [Start(alone(plan, tune(1)), 9)]
 
 
 def test_more_draws_change_no_earlier_decision(make_plan, executor, random_curve):

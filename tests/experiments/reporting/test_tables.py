@@ -108,7 +108,7 @@ def test_every_table_compiles_in_a_two_column_article(tmp_path: Path, make_run: 
         (tmp_path / f"{key}_protocol.tex").write_bytes(contents_of_protocol(run))
         body.append(f"\\input{{{key}_protocol.tex}}")
     paper = (
-        "\\documentclass[twocolumn]{article}\\usepackage[T1]{fontenc}\\usepackage{lmodern}\\usepackage{booktabs,graphicx}"
+        "\\documentclass[twocolumn]{article}\\usepackage[T1]{fontenc}\\IfFileExists{lmodern.sty}{\\usepackage{lmodern}}{}\\usepackage{booktabs,graphicx}"
         "\\usepackage[margin=0.75in]{geometry}\\begin{document}\n" + "\n".join(body) + "\n\\end{document}\n"
     )
     (tmp_path / "paper.tex").write_text(paper)

@@ -171,3 +171,15 @@ def test_accepted_code_is_named_as_it_was() -> None:
     assert resolve_equal("three", equal) == resolve_equal("two", equal) == "one"
     assert resolve_equal("other", equal) == "other"
     assert resolve_equal("x", {"x": "y", "y": "x"}) in ("x", "y")
+
+
+def test_a_folder_without_an_init_file_is_a_package_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user makes: `mylab/gate.py` and nothing else."""
+    (tmp_path / "bare_lab").mkdir()
+    (tmp_path / "bare_lab" / "gate.py").write_text("from bare_lab.help import g\n")
+    (tmp_path / "bare_lab" / "help.py").write_text("g = abs\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = code_digest(("bare_lab.gate",), frozenset({"bare_lab"}))
+    assert closure(["bare_lab.gate"], frozenset({"bare_lab"})) == ("bare_lab.gate", "bare_lab.help")
+    rewrite(tmp_path / "bare_lab" / "help.py", "abs", "max")
+    assert code_digest(("bare_lab.gate",), frozenset({"bare_lab"})) != found

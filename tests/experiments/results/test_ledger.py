@@ -19,9 +19,9 @@ from experiments.results.identity import TrialKey
 from experiments.results.ledger import FOLDER, Ledger
 from experiments.results.records import Cost, EpochRow, PredictionRow, ScoreRow, TrialRecord, record_table
 from experiments.results.schema import TRIAL_PART
-from experiments.results.store import LocalStore, ObjectStore, check_writable, free_bytes, open_store
 from experiments.slots import Status
 from mer.errors import UserError
+from mer.storage import LocalStore, ObjectStore, check_writable, free_bytes, open_store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs, table
 
-from experiments.results import store as module
 from experiments.results.ledger import FOLDER, Ledger
-from experiments.results.store import ObjectStore, StoreUnreachable, patiently
 from mer.errors import UserError
+from mer.storage import ObjectStore, StoreUnreachable
+from mer.storage import objects as module
+from mer.storage.objects import patiently
 
 AWAY = OSError("AWS Error NETWORK_CONNECTION during HeadBucket operation: curlCode: 7, Could not connect to server")
 

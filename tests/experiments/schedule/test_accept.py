@@ -12,6 +12,7 @@ from experiments.schedule.accept import accept, changes, find_change
 from experiments.schedule.fake import FakeWork, MakeFake
 from experiments.schedule.inline import run_inline
 from experiments.schedule.session import Session
+from experiments.schedule.work import Epoch
 from mer.errors import UserError
 
 
@@ -41,9 +42,9 @@ def test_code_that_changes_a_number_is_refused(
     small_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Other(FakeWork):
-        def run_to(self, epoch: int) -> list[Any]:
-            rows = super().run_to(epoch)
-            return [type(r)(r.epoch, r.split, r.metric, r.value + 1e-15 * (r.epoch == 3)) for r in rows]
+        def one(self, member: int) -> Epoch:
+            rows = super().one(member).rows
+            return Epoch([type(r)(r.epoch, r.split, r.metric, r.value + 1e-15 * (r.epoch == 3)) for r in rows])
 
     plan = small_plan(cells=1, studies=1)
     ledger = Ledger(str(tmp_path))

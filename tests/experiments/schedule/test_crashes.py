@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.results.faults import POINTS
 from experiments.results.ledger import Ledger
+from mer.faults import POINTS
 
 SCRIPT = """
 import sys

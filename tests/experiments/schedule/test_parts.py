@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ from experiments.results.ledger import Ledger
 from experiments.schedule import progress
 from experiments.schedule.fake import MakeFake
 from experiments.schedule.inline import run_inline
+from experiments.schedule.occupancy import Occupancy
 from experiments.schedule.packing import ENOUGH, Packing, share_for
+from experiments.schedule.pinning import claim, settle
 from experiments.schedule.run import execute
 from experiments.schedule.session import Session
 from experiments.schedule.work import Do, Ended, Order, Outcome
@@ -22,7 +27,7 @@ from mer.errors import UserError
 
 
 def outcome(peak: float) -> Outcome:
-    return Outcome(Order(Do.TRAIN, None), Ended.COMMITTED, peak_memory_mb=peak)  # type: ignore[arg-type]
+    return Outcome(Order(Do.TRAIN, "item", ()), Ended.COMMITTED, peak_memory_mb=peak)
 
 
 def test_shares_follow_measured_memory() -> None:
@@ -38,6 +43,66 @@ def test_shares_follow_measured_memory() -> None:
     packing.measured([outcome(20_000.0)] * 9, 24_000.0)
     assert packing.share == 1 / 4  # one change of shape, no more
     assert packing.bundle(0.25) == {"CPU": 2.0, "GPU": 0.25}
+
+
+def test_shares_follow_how_busy_a_gpu_is() -> None:
+    for busy, workers in ((None, 8), (0.02, 8), (0.3, 3), (0.45, 2), (0.8, 2), (0.95, 1)):
+        packing = Packing(cpus=1, gpus=None)
+        for _ in range(ENOUGH):
+            packing.measured([outcome(500.0)], 80_000.0, busy)
+        assert packing.share == pytest.approx(1 / workers)
+
+
+def test_occupancy_is_the_mean_of_what_the_driver_says() -> None:
+    said = iter([0.5, 0.2, 0.4, 0.6, *[0.4] * 1000])
+    meter = Occupancy(lambda: next(said), every_s=0.001)
+    meter.start()
+    while len(meter._samples) < 4:
+        time.sleep(0.001)
+    assert meter.stop() == pytest.approx(0.4, abs=0.05)
+    assert meter.stop() is None
+    unknown = Occupancy(lambda: None)
+    unknown.start()
+    assert unknown.stop() is None
+
+
+def test_workers_claim_processors_of_their_own(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom experiments.schedule.pinning import claim\n"
+        "print(claim([3, 5], Path(sys.argv[1])), flush=True)\ninput()"
+    )
+    processes = []
+    claimed = []
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        claimed.append(process.stdout.readline().strip())
+    assert claimed == ["3", "5", "None"]
+    processes[0].kill()
+    processes[0].wait()
+    assert claim([3, 5], tmp_path) == 3  # the kernel ends a claim with its process
+    for process in processes[1:]:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("pinned_cost", "pinned"), [(0.5, True), (1.0, False), (2.0, False)])
+def test_a_worker_is_pinned_only_where_that_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned_cost: float, pinned: bool
+) -> None:
+    now, where = [0.0], [{0, 1}]
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr("os.sched_setaffinity", lambda process, found: where.__setitem__(0, set(found)))
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def burn() -> None:
+        now[0] += 0.001 * (pinned_cost if len(where[0]) == 1 else 1.0)
+
+    assert settle(burn, tmp_path) == (0 if pinned else None)
+    assert where[0] == ({0} if pinned else {0, 1})
 
 
 def test_a_given_share_is_kept_and_processors_alone_need_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 from collections import Counter
@@ -295,11 +296,11 @@ def test_a_broken_device_is_not_the_trials_fault(small_plan: Any, tmp_path: Path
     class Broken(FakeWork):
         broken = True
 
-        def run_to(self, epoch: int) -> list[Any]:
+        def epoch(self) -> list[Any]:
             if Broken.broken:
                 Broken.broken = False
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
-            return super().run_to(epoch)
+            return super().epoch()
 
     plan = small_plan(cells=1, studies=1)
     session = Session(plan, Ledger(str(tmp_path)))
@@ -312,8 +313,8 @@ def test_a_broken_device_is_not_the_trials_fault(small_plan: Any, tmp_path: Path
 
 def test_unfinishable_numbers_are_refused_by_the_record(small_plan: Any, tmp_path: Path) -> None:
     class Empty(FakeWork):
-        def finish(self) -> Any:
-            found = super().finish()
+        def finish(self, member: int) -> Any:
+            found = super().finish(member)
             return type(found)({**found.valid, "ua": float("nan")}, found.best_epoch)
 
     plan = small_plan(cells=1, studies=1)
@@ -326,22 +327,24 @@ def test_a_restored_state_goes_on_where_it_was(small_plan: Any, tmp_path: Path) 
     trained: list[int] = []
 
     class Counting(FakeWork):
-        def run_to(self, epoch: int) -> list[Any]:
-            trained.append(epoch)
-            return super().run_to(epoch)
+        def epoch(self) -> list[Any]:
+            trained.append(self.epochs_done + 1)
+            return super().epoch()
 
     plan = small_plan(cells=1, studies=1)
     session = Session(plan, Ledger(str(tmp_path)))
     (order,) = session.orders("w")
     first = Worker(str(tmp_path), Counting)
     first.run([order])
-    first.run([Order(Do.PAUSE, order.spec)])
-    outcome: Outcome = Worker(str(tmp_path), Counting).run([Order(Do.TRAIN, order.spec, 3)])[0]
+    first.run([dataclasses.replace(order, do=Do.PAUSE)])
+    outcome: Outcome = Worker(str(tmp_path), Counting).run([dataclasses.replace(order, until=3)])[0]
     assert trained == [1, 2, 3]
-    assert len(outcome.curve) == 3
+    assert len(outcome.results[0].curve) == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}\n", b"not json", b'{"rows": 3}\n'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{}\n", b"not json", b'{"parts": 3}\n', b'{"parts": [], "peak_memory_mb": 1}\n[]']
+)
 def test_a_damaged_state_costs_a_fresh_start(small_plan: Any, tmp_path: Path, damage: bytes) -> None:
     plan = small_plan(cells=1, studies=1)
     session = Session(plan, Ledger(str(tmp_path)))
@@ -350,7 +353,7 @@ def test_a_damaged_state_costs_a_fresh_start(small_plan: Any, tmp_path: Path, da
     (tmp_path / "_state" / order.spec.trial).write_bytes(damage)
     (outcome,) = Worker(str(tmp_path), MakeFake()).run([order])
     assert outcome.ended is Ended.REACHED
-    assert len(outcome.curve) == order.until
+    assert len(outcome.results[0].curve) == order.until
 
 
 def test_records_are_what_a_worker_says(small_plan: Any, tmp_path: Path) -> None:

@@ -299,6 +299,9 @@ class Base(nn.Module):
         losses = self.none(logits, labels)
         return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
 
+    def denominator(self, labels: Tensor) -> Tensor:
+        return torch.tensor(float(len(labels)))
+
 
 class NoReduction(Base):
     def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
@@ -308,6 +311,16 @@ class NoReduction(Base):
 class MeanForSum(Base):
     def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         return super().forward(logits, labels, "mean" if reduction == "sum" else reduction)
+
+
+class HalfTheMean(Base):
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        return super().forward(logits, labels, reduction) * (0.5 if reduction == "mean" else 1.0)
+
+
+class LooksAtItsNumbers(Base):
+    def none(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().none(logits, labels) * (2.0 if float(logits.sum()) > 0 else 1.0)
 
 
 class BatchScaled(Base):
@@ -333,6 +346,8 @@ class HalfSoftmax(Base):
 BROKEN_LOSSES = [
     (NoReduction, "shape"),
     (MeanForSum, "sum"),
+    (HalfTheMean, "mean"),
+    (LooksAtItsNumbers, "bundle"),
     (BatchScaled, "batch-mates"),
     (UpsideDown, "right"),
     (LogOfSoftmax, "finite"),

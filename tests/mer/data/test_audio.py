@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from mer.data.audio import AudioClip, clip_of, duration, read_audio
+from mer.data.audio import AudioClip, clip_of, duration, read_audio, read_many
 from mer.data.corpus import load_corpus
 from mer.errors import UserError
 
@@ -185,3 +185,26 @@ def test_real_flac_at_24_kilohertz(real: Callable[[str], Path]) -> None:
         read = read_audio(clip, 16000)
         assert abs(len(read) / 16000 - utterance.end) < 0.02
         assert 0.001 < np.abs(read).max() < 1.1
+
+
+def test_many_clips_come_in_order_whoever_is_decoded_first(tmp_path: Path) -> None:
+    clips = []
+    for number in range(40):
+        seconds = 2.0 if number % 7 == 0 else 0.1
+        samples = np.full(int(seconds * 16_000), number / 100, np.float32)
+        soundfile.write(tmp_path / f"{number}.wav", samples, 16_000, subtype="FLOAT")
+        clips.append(AudioClip(tmp_path / f"{number}.wav"))
+    for threads in (1, 3):
+        found = list(read_many(clips, 16_000, threads))
+        assert [len(samples) for samples in found] == [len(read_audio(clip, 16_000)) for clip in clips]
+        assert [round(float(samples[5]), 2) for samples in found] == [number / 100 for number in range(40)]
+
+
+def test_a_broken_clip_among_many_is_named_and_those_before_it_are_there(tmp_path: Path) -> None:
+    for number in range(6):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(1600, np.float32), 16_000)
+    (tmp_path / "3.wav").write_bytes(b"RIFF")
+    reading = read_many([AudioClip(tmp_path / f"{n}.wav") for n in range(6)], 16_000, 4)
+    assert [len(next(reading)) for _ in range(3)] == [1600] * 3
+    with pytest.raises(UserError, match=r"3\.wav"):
+        next(reading)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mer.data.corpus import Corpus, CorpusInfo, Utterance, find_corpus, load_corpus
+from mer.data.corpus import Corpus, CorpusInfo, Utterance, load_corpus
+from mer.data.places import find_corpus
 from mer.errors import UserError
 
 

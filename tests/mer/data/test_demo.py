@@ -16,8 +16,9 @@ import pytest
 
 from mer.data.audio import clip_of, read_audio
 from mer.data.check import check_corpus
-from mer.data.corpus import Corpus, find_corpus, load_corpus
+from mer.data.corpus import Corpus, load_corpus
 from mer.data.demo import CUES, KNOWN_ANSWERS, LABELS, PRIOR, DemoParams, demo_corpus, make_demo
+from mer.data.places import find_corpus
 from mer.data.text import normalise
 from mer.errors import UserError
 

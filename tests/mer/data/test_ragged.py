@@ -170,3 +170,15 @@ def test_a_memory_mapped_file_is_gathered_without_a_warning(tmp_path, recwarn) -
 def test_offsets_that_do_not_fit_are_refused(offsets: list[int]) -> None:
     with pytest.raises(ValueError, match="offsets"):
         Ragged(np.zeros((3, 1)), np.array(offsets))
+
+
+def test_a_selection_on_a_device_shares_the_frames() -> None:
+    frames = Ragged(np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 2, 2, 3, 6]))
+    whole = DeviceRagged(frames, "cpu")
+    part = whole.select(np.array([3, 0, 1]))
+    assert part._flat is whole._flat
+    one, other = part.gather(np.array([2, 1, 0])), frames.select(np.array([3, 0, 1])).gather(np.array([2, 1, 0]))
+    assert torch.equal(one.values, other.values)
+    assert torch.equal(one.mask, other.mask)
+    again = part.select(np.array([1]))
+    assert again.gather(np.array([0])).values.tolist() == [[[0.0, 1.0], [2.0, 3.0]]]

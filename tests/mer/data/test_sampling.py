@@ -10,7 +10,7 @@ import pytest
 
 import mer.data.sampling
 from mer.data.sampling import (
-    SAMPLERS,
+    LEVELS,
     SampleInfo,
     Sampler,
     make_sampler,
@@ -42,7 +42,7 @@ def test_examples() -> None:
 
 
 @pytest.mark.parametrize("by_dialogue", [False, True])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", LEVELS)
 def test_pure_in_seed_and_epoch(info: SampleInfo, name: str, by_dialogue: bool) -> None:
     one, two = (_sampler(info, name, 1, by_dialogue) for _ in range(2))
     two.batches(0)  # what was asked before does not matter
@@ -137,7 +137,7 @@ def test_length_power_favours_rare_lengths() -> None:
     assert full.tolist() == pytest.approx([0.5 / 9] * 9 + [0.5])
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", LEVELS)
 def test_whole_dialogues_in_turn_order(info: SampleInfo, name: str) -> None:
     assert info.dialogue is not None
     members = {d: np.flatnonzero(info.dialogue == d).tolist() for d in np.unique(info.dialogue).tolist()}

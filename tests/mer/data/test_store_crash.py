@@ -19,12 +19,14 @@ import pytest
 
 import mer.data.fingerprint
 import mer.data.store.shard
+import mer.files
 from mer.data.store import FeatureStore
-from mer.data.store.shard import Shard, claim, lock, remove_stale, temporary
+from mer.data.store.shard import Shard
+from mer.files import claim, lock, remove_stale, temporary
 
 ITEMS = ["một", "hai", "ba", "bốn", "năm sáu"]
 CHUNK = 2
-OURS = (str(Path(mer.data.store.shard.__file__).parent), mer.data.fingerprint.__file__)
+OURS = (str(Path(mer.data.store.shard.__file__).parent), mer.data.fingerprint.__file__, mer.files.__file__)
 
 
 class Logged:
@@ -143,7 +145,7 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
 
 def test_processes_without_locks_are_right_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Network file systems without locks: work may be done twice, results are the same."""
-    monkeypatch.setattr(mer.data.store.shard, "lock", lambda descriptor, wait: False)
+    monkeypatch.setattr(mer.files, "lock", lambda descriptor, wait: False)
     items = [f"câu số {n}" for n in range(12)]
     frontend = Logged(tmp_path / "log", pause=0.02)
     children = [fork(lambda: check(tmp_path / "root", frontend, items)) for _ in range(3)]

@@ -1,0 +1,59 @@
+"""What all commands share: one way to describe an option, and one to answer a mistake on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from mer.errors import nearest
+
+JSON = "print JSON instead, for programs"
+"""The help of every `--json`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose messages name the nearest valid word and look like the project's other errors. Exit code 2."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        found, extras = super().parse_known_args(args, namespace)
+        if extras and not any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+            self.error(f"unrecognized arguments: {' '.join(extras)}")
+        return found, extras
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {self._for_people(message)}\n  See `{self.prog} --help`.", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _for_people(self, message: str) -> str:
+        """
+        >>> parser = Parser(prog="mer run")
+        >>> action = parser.add_argument("--budget")
+        >>> parser._for_people("unrecognized arguments: --bugdet 2h")
+        "unknown option '--bugdet'; did you mean '--budget'?"
+        """
+        extra = re.fullmatch(r"unrecognized arguments: (\S+)(.*)", message)
+        if extra:
+            options = [option for action in self._actions for option in action.option_strings]
+            meant = nearest(extra[1], options)
+            what = "option" if extra[1].startswith("-") else "argument"
+            return f"unknown {what} {extra[1]!r}" + (f"; did you mean '{meant}'?" if meant else "")
+        choice = re.fullmatch(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            names = [name.strip(" '") for name in choice[3].split(",")]
+            meant = nearest(choice[2], names)
+            kind = choice[1].lower() if choice[1].isupper() else f"value of {choice[1]}"
+            return f"unknown {kind} {choice[2]!r}; expected {', '.join(names)}" + (
+                f"; did you mean '{meant}'?" if meant else ""
+            )
+        needed = re.fullmatch(r"the following arguments are required: (.*)", message)
+        return f"{needed[1]} must be given" if needed else message
+
+
+def add_json(parser: Any) -> None:
+    """`--json`, with the same words everywhere."""
+    parser.add_argument("--json", action="store_true", help=JSON)

@@ -1,0 +1,58 @@
+"""Where a corpus is: by name, by folder, or by its address in an object store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mer.data.fetching import fetch_corpus
+from mer.data.fingerprint import cache_root
+from mer.errors import UserError, nearest
+from mer.storage import is_address
+
+HURRY_S = 20.0
+"""How long a person waits for an endpoint that does not answer. A worker waits as long as for results."""
+
+
+def find_corpus(name: str, root: Path | str | None = None) -> Path:
+    """The folder that a corpus name, path or address means.
+
+    `demo` is made on first use; what lies in an object store (`s3://bucket/vnemos`, `gs://...`) is fetched; other names
+    lie below `root`, by default the environment's `MER_DATA`, else `data`. A path to a folder is taken as it is.
+    """
+    if is_address(name):
+        return fetch_corpus(name, patience=HURRY_S)
+    name = name.removeprefix("file://")
+    base = Path(root if root is not None else os.environ.get("MER_DATA", "data"))
+    for candidate in (base / name, Path(name)):
+        if candidate.is_dir() and not (candidate == Path(name) and name == "demo"):
+            return candidate
+    if name == "demo":
+        from mer.data.demo import demo_corpus
+
+        return demo_corpus()
+    known = ["demo", *sorted(entry.name for entry in base.iterdir() if entry.is_dir())] if base.is_dir() else ["demo"]
+    raise UserError(
+        f"there is no corpus {name!r}: neither in {base} nor as a folder",
+        expected=", ".join(known),
+        nearest=nearest(name, known),
+    )
+
+
+def address_of(name: str, folder: Path) -> str | None:
+    """What any machine can find a corpus by that was found here; None for a folder, which only a shared disk has
+    everywhere."""
+    if is_address(name):
+        return name
+    return "demo" if name == "demo" and folder.parent == cache_root() / "corpora" else None
+
+
+def copy_here(folder: Path, address: str | None) -> Path:
+    """Where a corpus lies on this machine that was found in `folder` on the one that planned."""
+    if address is None:
+        return folder
+    if address == "demo":
+        from mer.data.demo import demo_corpus
+
+        return demo_corpus()
+    return fetch_corpus(address, copy=folder.parent.name)

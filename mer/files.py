@@ -1,0 +1,168 @@
+"""Files that several processes, machines and users share: temporary names, locks, durable renames, permissions."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from mer.errors import UnfitMachine
+
+NO_SPACE = {
+    errno.ENOSPC: "no space left on device",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EFBIG: "file too large",
+}
+
+
+# ---- who may write ---------------------------------------------------------------------------------------------
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder and what is missing above it, each as open to the group as the folder that it is made in.
+
+    So a folder that a laboratory shares (`chmod g+rws`) stays shared below, whatever the umask of who writes.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            share(folder)
+    return folder
+
+
+def share(path: Path) -> None:
+    """Open a new file or folder to the group as far as the folder around it is."""
+    around = path.parent.stat().st_mode
+    if not around & stat.S_IWGRP:
+        return
+    found = path.stat().st_mode
+    bits = stat.S_IRWXG | stat.S_ISGID if stat.S_ISDIR(found) else stat.S_IRGRP | stat.S_IWGRP
+    with contextlib.suppress(OSError):  # somebody else's, or on a file system without groups
+        path.chmod(stat.S_IMODE(found) | around & bits)
+
+
+def share_tree(folder: Path) -> None:
+    """The same for a folder and all that is in it, once it is written."""
+    share(folder)
+    for path in sorted(folder.rglob("*")):
+        share(path)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def temporary(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A file under a temporary name (`_...`), locked while its writer lives, gone afterwards unless renamed."""
+    while True:
+        name = folder / f"_{os.getpid()}-{os.urandom(6).hex()}.tmp"
+        stream = name.open("xb")
+        lock(stream.fileno(), wait=True)
+        if name.exists():  # `remove_stale` may have taken it between creation and lock
+            break
+        stream.close()
+    try:
+        share(name)
+        yield stream, name
+    finally:
+        with contextlib.suppress(OSError):
+            stream.close()
+        with contextlib.suppress(OSError):
+            name.unlink(missing_ok=True)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new, and a power cut leaves one of them."""
+    with temporary(path.parent) as (stream, name):
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.replace(name, path)
+    sync_folder(path.parent)
+
+
+def remove_stale(folder: Path) -> int:
+    """Remove what killed writers left behind; the files of living ones are locked and stay."""
+    removed = 0
+    for name in [*folder.glob("_*.tmp"), *folder.glob("_*.lock")]:
+        with contextlib.suppress(OSError), name.open("r+b") as stream:
+            if lock(stream.fileno(), wait=False):
+                name.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot sync a folder, and need not
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+# ---- one at a time ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def claim(folder: Path, work: str, wait: bool) -> Iterator[bool]:
+    """Hold a piece of work, or learn that another process does (False). The claim dies with its holder."""
+    name = folder / f"_{work}.lock"
+    while True:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+        share(name)
+        held = lock(descriptor, wait)
+        if not held or (name.exists() and os.fstat(descriptor).st_ino == name.stat().st_ino):
+            break
+        os.close(descriptor)  # the former holder removed the file that we waited for
+    try:
+        yield held or wait  # no lock after waiting: there are no locks here
+    finally:
+        if held:
+            name.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def lock(descriptor: int, wait: bool) -> bool:
+    """Take an advisory lock, which the kernel releases when its holder dies. False: somebody else has it.
+
+    Where the file system has no locks nobody has one: whatever is shared stays right (all commits are renames), only
+    work may be done twice. False is returned there too, so that nothing is taken for abandoned.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (OSError, ImportError):
+        return False
+    return True
+
+
+# ---- words -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path, what: str = "features") -> Iterator[None]:
+    """Full and unwritable disks are the user's to solve: say so without a traceback."""
+    try:
+        yield
+    except OSError as error:
+        hint = "Free space (mer features prune), or point the environment variable MER_CACHE to another disk."
+        if error.errno in NO_SPACE:
+            problem = f"cannot write {what}: {NO_SPACE[error.errno]}"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            problem, hint = (
+                f"cannot write {what}: {error.strerror}",
+                "Point the environment variable MER_CACHE to a folder that you may write to.",
+            )
+        else:
+            raise
+        raise UnfitMachine(problem, where=str(folder), hint=hint) from error

@@ -1,0 +1,17 @@
+"""Where bytes lie: a folder or an object store, behind one interface; and claims on work, across machines."""
+
+from mer.storage.base import Entry, Store, check_writable, free_bytes, is_address, open_store
+from mer.storage.local import LocalStore
+from mer.storage.objects import ObjectStore, StoreUnreachable
+
+__all__ = [
+    "Entry",
+    "LocalStore",
+    "ObjectStore",
+    "Store",
+    "StoreUnreachable",
+    "check_writable",
+    "free_bytes",
+    "is_address",
+    "open_store",
+]

@@ -1,0 +1,129 @@
+"""What a store is, and how one is opened: a local folder, NFS, or an object store (`s3://...`).
+
+Nothing is ever half there. On a file system a file is written under a temporary name that starts with `_`, synced,
+renamed, and its folder synced; on an object store an object appears when its upload is complete, and nothing else
+can be relied upon, so that names of records are unique and never written twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import urlsplit
+
+from mer.errors import UserError
+
+HINT = "Choose another with --results DIR."
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file as a listing shows it: its name within the folder, its size, and when it was written (ns, the store's
+    own clock)."""
+
+    name: str
+    size: int
+    modified: int = 0
+
+
+class Store(Protocol):
+    """Files by slash-separated name below one root."""
+
+    root: str
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file; readers see the old content or the new, never a part."""
+
+    def upload(self, name: str, source: Path) -> None:
+        """Write a file from a file of this machine, however large."""
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; `FileNotFoundError` if there is none."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file to be read in places."""
+
+    def list(self, folder: str) -> list[Entry]:
+        """The data files directly in a folder, sorted by name; names that start with `_` or `.` are not data."""
+
+    def tree(self, folder: str) -> Sequence[Entry]:
+        """The data files in a folder and below it, named by their path within it, sorted."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens if it is gone already."""
+
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """The folders directly in a folder, sorted; names that start with `_` or `.` are not for readers."""
+
+    def remove_tree(self, folder: str) -> None:
+        """Remove a folder and all that is in it."""
+
+    def path(self, name: str) -> str:
+        """The full address of a file, for messages."""
+
+
+def is_address(text: str | os.PathLike[str]) -> bool:
+    """Does this name an object store, and not a folder?
+
+    >>> is_address("s3://bucket/corpus"), is_address("data/corpus"), is_address("file:///data")
+    (True, False, False)
+    """
+    text = os.fspath(text)
+    return "://" in text and not text.startswith("file://")
+
+
+def open_store(root: str | os.PathLike[str], *, hint: str = HINT, patience: float | None = None) -> Store:
+    """A store at a folder or at an address that pyarrow knows (`s3://bucket/path`, `gs://...`).
+
+    hint      what to do where it cannot be written, for messages
+    patience  seconds for which an object store may not answer; None: as long as a run can wait
+    """
+    from mer.storage.local import LocalStore
+    from mer.storage.objects import PATIENCE_S, ObjectStore
+
+    text = os.fspath(root)
+    if not is_address(text):
+        return LocalStore(Path(text.removeprefix("file://")).absolute(), hint)
+    if urlsplit(text).username:
+        raise UserError(
+            "credentials in an address: they would be written into results and logs",
+            where=f"{urlsplit(text).scheme}://...@{urlsplit(text).hostname}",
+            hint="Take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role.",
+        )
+    from pyarrow.fs import FileSystem
+
+    try:
+        filesystem, base = FileSystem.from_uri(text)
+    except Exception as error:  # pyarrow raises several kinds, none of which names the address
+        raise UserError(
+            f"cannot open {text}: {error}", expected="a folder or an address such as s3://bucket/results"
+        ) from error
+    return ObjectStore(filesystem, base, text, hint, PATIENCE_S if patience is None else patience)
+
+
+def free_bytes(store: Store) -> int | None:
+    """Free space where a local store lies; None for an object store."""
+    from mer.storage.local import LocalStore
+
+    if not isinstance(store, LocalStore):
+        return None
+    folder = store.folder
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_writable(store: Store) -> None:
+    """Write, read back and remove a small file: better refused now than after the first trial."""
+    name = f"_probe.{uuid.uuid4().hex[:12]}"
+    store.put(name, b"mer")
+    try:
+        if store.read(name) != b"mer":
+            raise UserError("what was written there reads back differently", where=store.root)
+    finally:
+        store.remove(name)
