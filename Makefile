@@ -42,9 +42,10 @@ bench: $(STAMP)
 docs: $(STAMP) pages
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-# The pages that are made from the code; tests/docs fails where they are out of step.
+# The pages and the schema that are made from the code; tests fail where they are out of step.
 pages licences: $(STAMP)
 	$(BIN)/python -m docs.tools.generate
+	$(BIN)/mer schema > $(BIN)/schema.json && mv $(BIN)/schema.json search_spaces/space.schema.json
 
 # Resolve everything anew, write the pins, and prove that the tests pass with them.
 lock:

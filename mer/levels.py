@@ -13,6 +13,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mer.errors import UserError, unknown
@@ -44,6 +45,22 @@ class Declaration:
     """Why its trials cannot be trained together in one step (`mer.bundle`); empty: they can."""
     one_frame: bool = False
     """Of an encoder: does it give one frame for each utterance, whatever the corpus?"""
+
+
+@functools.cache
+def table(module: str, name: str = "LEVELS") -> Table:
+    """A table of levels, read from its module's source: some of those modules import torch.
+
+    >>> table("mer.pooling")["mean"]
+    'mer.pooling:MeanPooling'
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise UserError(f"cannot find module {module!r}, which holds a table of levels")
+    for statement in ast.parse(Path(spec.origin).read_text("utf-8")).body:
+        if _assigned_name(statement) == name:
+            return MappingProxyType(dict(ast.literal_eval(statement.value)))  # type: ignore[attr-defined]
+    raise UserError(f"module {module!r} has no table {name}", where=spec.origin)
 
 
 def target(table: Table, name: str, kind: str, where: str | None = None) -> str:

@@ -61,22 +61,6 @@ def module_digest(module: str) -> str:
     return _parsed(source, source.stat().st_mtime_ns, module)[0]
 
 
-def literal_table(module: str, name: str) -> dict[str, str]:
-    """A table of levels, read from its module's source."""
-    source = find_source(module)
-    return dict(_literal(source, source.stat().st_mtime_ns, name)) if source else {}
-
-
-@functools.lru_cache(maxsize=256)
-def _literal(source: Path, changed: int, name: str) -> dict[str, str]:
-    for statement in ast.parse(source.read_text("utf-8")).body:
-        if _assigned(statement) == name:
-            value = getattr(statement, "value", None)
-            table = ast.literal_eval(value) if value is not None else {}
-            return {str(key): str(item) for key, item in table.items()}
-    return {}
-
-
 def find_source(module: str) -> Path | None:
     """The file of a module. Only the top-level package is looked up by Python; below it, paths do."""
     top, *rest = module.split(".")

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.results.closure import code_digest, literal_table
+from experiments.results.closure import code_digest
+from mer import levels
 from mer.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def level_targets(recipe: Recipe) -> tuple[str, ...]:
         if ":" in name:
             found.add(name)
         elif module:
-            target = literal_table(module, "LEVELS").get(name)
+            target = levels.table(module).get(name)
             if target is not None:
                 found.add(target)
     return tuple(sorted(found))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import functools
-import importlib.util
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -34,27 +31,12 @@ PLANNED = frozenset({"bundle"})
 """Fields of the recipe that the plan sets, and no space file."""
 
 
-@functools.cache
-def level_table(field: str) -> dict[str, str]:
-    """The levels of a field, read from the source text: some of those modules import torch."""
-    module, _, table = LEVEL_TABLES.get(field, field).partition(":")
-    table = table or "LEVELS"
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise UserError(f"cannot find {module}, which names the levels of {field}")
-    for statement in ast.parse(Path(spec.origin).read_text("utf-8")).body:
-        if isinstance(statement, ast.Assign):
-            target, value = statement.targets[0], statement.value
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            target, value = statement.target, statement.value
-        else:
-            continue
-        if isinstance(target, ast.Name) and target.id == table:
-            return dict(ast.literal_eval(value))
-    raise UserError(f"{module} has no table {table}")
+def level_table(field: str) -> Mapping[str, str]:
+    """The levels of a field, or of the module that it names."""
+    return levels.table(LEVEL_TABLES.get(field, field))
 
 
-def all_levels() -> dict[str, dict[str, str]]:
+def all_levels() -> dict[str, Mapping[str, str]]:
     """Kind of level to its table, in the order in which an utterance meets them."""
     modules = {
         "encoder": "encoders", "fusion": "fusion", "pooling": "pooling", "context": "context",

@@ -6,12 +6,8 @@ read without importing, as `requires` is): `unbundled = "its edges differ from b
 
 from __future__ import annotations
 
-import ast
-import functools
 import hashlib
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 from mer import levels
@@ -50,7 +46,7 @@ def why_not(recipe: Recipe) -> str | None:
     named = [("encoders", config.name) for config in recipe.encoders.values()]
     named += [("fusion", recipe.fusion.name), ("pooling", recipe.pooling.name), ("context", recipe.context.name)]
     for field, name in named:
-        declared = levels.declaration(levels.target(_table(field), name, field))
+        declared = levels.declaration(levels.target(levels.table(f"mer.{field}"), name, field))
         if declared.unbundled:
             return f"{field} {name}: {declared.unbundled}"
         if field != "encoders" and "dialogue" in declared.requires:
@@ -64,18 +60,6 @@ WHOLE_DIALOGUES = (
     "it works on whole dialogues, whose number and lengths differ from batch to batch and member to member; "
     "its shapes and edges follow them, and vmap has one shape for all"
 )
-
-
-@functools.cache
-def _table(field: str) -> dict[str, str]:
-    """The levels of a field, read from the source: some of those modules import torch."""
-    spec = importlib.util.find_spec(f"mer.{field}")
-    assert spec is not None
-    assert spec.origin is not None
-    for statement in ast.parse(Path(spec.origin).read_text("utf-8")).body:
-        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "LEVELS" and statement.value:
-            return dict(ast.literal_eval(statement.value))
-    raise AssertionError(f"mer.{field} has no LEVELS")
 
 
 def architecture(recipe: Recipe) -> str:

@@ -102,11 +102,6 @@ class Encoder(nn.Module):
     def on_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 0: what gradual unfreezing listens to."""
 
-    def parameter_groups(self, base_lr: float, encoder_lr: float | None = None) -> list[dict[str, Any]]:
-        """Optimizer groups of everything that is ever trained here; empty for a frozen encoder."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [{"params": trained, "lr": encoder_lr or base_lr}] if trained else []
-
 
 class AudioEncoder(Encoder):
     """An encoder of speech: its number of output frames is a function of the number of samples."""

@@ -153,11 +153,6 @@ class Pretrained(Encoder):
                     part.eval()
         return self
 
-    def parameter_groups(self, base_lr: float, encoder_lr: float | None = None) -> list[dict[str, Any]]:
-        if self.body is None or self.mode == "last_k":
-            return super().parameter_groups(base_lr, encoder_lr)
-        return [{"params": list(self.body.parameters()), "lr": encoder_lr or base_lr}]
-
 
 class Draws(Dropout):
     """Random numbers of a body that is not ours: every dropout inside draws from a generator seeded by the trial's.

@@ -15,10 +15,10 @@ from mer import fusion
 from mer.batch import Batch, Sequence
 from mer.data.corpus import Corpus
 from mer.data.store import FeatureStore
-from mer.model import needs_dialogues
+from mer.model import build_model, needs_dialogues
 from mer.recipe import Recipe
 from mer.streams import streams
-from mer.training import Diverged, Plateau, Trainer
+from mer.training import Diverged, Plateau, Trainer, build_optimizer
 
 FEATURES = {"text": {"name": "features"}, "audio": {"name": "features"}}
 SEEDS = streams(0, "tiny", 0, 0, "confirm")
@@ -211,3 +211,18 @@ def test_representations_are_what_the_fusion_reads(tiny_corpus: Corpus, feature_
             found = trainer.model(batch).representations
         assert set(found) == names
         assert all(value.shape == (6, 8) for value in found.values())
+
+
+def test_the_optimizer_has_a_rate_for_encoders_one_for_the_head_and_decays_matrices_alone(tiny_corpus: Corpus) -> None:
+    recipe = make_recipe(
+        encoders={"audio": {"name": "fourier2vec", "dim": 8, "layers": 1, "heads": 2}},
+        optimizer={"lr": 1e-3, "encoder_lr": 1e-5, "head_lr": 1e-2, "weight_decay": 0.1},
+    )
+    model = build_model(recipe, tiny_corpus.info, 0)
+    groups = build_optimizer(model, recipe).param_groups
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        rate = {"encoders": 1e-5, "classifier": 1e-2}.get(name.split(".")[0], 1e-3)
+        assert found[id(parameter)] == (rate, 0.1 if parameter.dim() >= 2 else 0.0), name
+    assert {rate for rate, _ in found.values()} == {1e-5, 1e-3, 1e-2}

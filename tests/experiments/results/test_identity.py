@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.results.closure import _top_level as find_top
-from experiments.results.closure import closure, code_digest, imports, literal_table, module_digest
+from experiments.results.closure import closure, code_digest, imports, module_digest
 from experiments.results.identity import (
     Identifier,
     TrialKey,
@@ -141,11 +141,6 @@ def test_a_constant_counts_by_its_type(package: Path) -> None:
         rewrite(package / "late.py", f"g = {value}", f"g = {value}")
         digests.add(module_digest("lab.late") + value)
     assert len({entry[:32] for entry in digests}) == 5
-
-
-def test_tables_are_read_without_running_the_module(package: Path) -> None:
-    assert literal_table("lab.table", "LEVELS") == {"a": "lab.a:A"}
-    assert literal_table("lab.a", "LEVELS") == {}
 
 
 def test_source_that_is_not_there_or_does_not_parse_is_said(package: Path) -> None:

@@ -27,7 +27,7 @@ def schema() -> dict[str, Any]:
 def test_it_is_in_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     shipped = (ROOT / "search_spaces" / "space.schema.json").read_text("utf-8")
-    assert capsys.readouterr().out == shipped, "write it anew: mer schema > search_spaces/space.schema.json"
+    assert capsys.readouterr().out == shipped, "write it anew: make pages"
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
