@@ -32,7 +32,9 @@ def train(folder: Path, *, dialogues: int = 1500, steps: int = 1500, width: int 
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["<pad>", "<unk>"]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>"
+    )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
