@@ -45,9 +45,12 @@ PLAIN, SWAP = (0.0, 0.0, 0.0), (0.95, 0.95, 0.5)
 
 
 def train_and_score(
-    corpus: Corpus, recipe: Mapping[str, Any], seed: int, under: list[str], store: FeatureStore
+    corpus: Corpus, recipe: Mapping[str, Any], seed: int, under: list[str], masks: int, store: FeatureStore
 ) -> tuple[Scores, float]:
-    """Test scores of the best validation epoch under each condition, and the validation value it was chosen by."""
+    """Test scores of the best validation epoch under each condition, and the validation value it was chosen by.
+
+    Random conditions are the mean over so many masks, the same for every arm.
+    """
     parsed = Recipe.model_validate(recipe)
     seeds = streams(0, corpus.info.name, seed, 0, "confirm")
     trainer = Trainer(parsed, corpus.train_valid(), seeds, store=store, device="cpu")
@@ -57,9 +60,14 @@ def train_and_score(
     test = split_loader(store, trainer.device)(corpus.info, corpus.test_set().test, model)
     found: Scores = {}
     for condition in conditions(under, test.modalities):
-        masks = availability(condition.missing, test.ids, test.modalities, seeds.masks, present=test.present)
-        for metric, value in predict(model, test, masks, dialogues=trainer.dialogues).scores().items():
-            found[f"{condition.name} {metric}"] = 100 * value
+        drawn = []
+        for number in range(masks if condition.missing.protocol == "random" else 1):
+            mask = availability(
+                condition.missing, test.ids, test.modalities, seeds.masks + number, present=test.present
+            )
+            drawn.append(predict(model, test, mask, dialogues=trainer.dialogues).scores())
+        for metric in METRICS:
+            found[f"{condition.name} {metric}"] = 100 * float(np.mean([scores[metric] for scores in drawn]))
     for metric in METRICS:
         gaps = [value for name, value in found.items() if name.endswith(f" {metric}") and "complete" not in name]
         if len(gaps) > 1:
@@ -84,11 +92,13 @@ class Kept:
         lines = file.read_text().splitlines() if file is not None and file.exists() else []
         self.known = {str(line["key"]): line for line in map(json.loads, lines)}
 
-    def get(self, corpus: Corpus, recipe: Mapping[str, Any], seed: int, under: list[str]) -> tuple[Scores, float]:
-        said = json.dumps([corpus.info.folder.name, recipe, seed, under], sort_keys=True)
+    def get(
+        self, corpus: Corpus, recipe: Mapping[str, Any], seed: int, under: list[str], masks: int
+    ) -> tuple[Scores, float]:
+        said = json.dumps([corpus.info.folder.name, recipe, seed, under, masks], sort_keys=True)
         key = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
         if key not in self.known:
-            scores, valid = train_and_score(corpus, recipe, seed, under, self.store)
+            scores, valid = train_and_score(corpus, recipe, seed, under, masks, self.store)
             self.known[key] = {"key": key, "scores": scores, "valid": valid}
             if self.file is not None:
                 with self.file.open("a") as out:
@@ -97,7 +107,12 @@ class Kept:
 
 
 def compare(
-    corpus: Corpus, arms: Mapping[str, Mapping[str, Any]], run: Run, under: list[str], metrics: list[str]
+    corpus: Corpus,
+    arms: Mapping[str, Mapping[str, Any]],
+    run: Run,
+    under: list[str],
+    metrics: list[str],
+    masks: int = 1,
 ) -> None:
     """Print a Markdown table: mean over seeds for each arm, and the paired difference to the first arm."""
     results: dict[str, list[Scores]] = {name: [] for name in arms}
@@ -107,7 +122,7 @@ def compare(
     for name in chosen:
         valid = []
         for seed in range(run.seeds):
-            scores, value = run.kept.get(corpus, arms[name], seed, under)
+            scores, value = run.kept.get(corpus, arms[name], seed, under, masks)
             results[name].append(scores)
             valid.append(value)
         cells = [cell(results[name], results[chosen[0]], column) for column in columns]
@@ -163,7 +178,7 @@ def mosi(folder: Path, run: Run) -> None:
         "concat + bilstm, swap": recipe(fusion="concat", context="bilstm"),
         "concat + bilstm, neither": recipe(PLAIN, "concat", "bilstm"),
     }
-    compare(load_corpus(folder), arms, run, ["complete", "random 0.5"], ["wa"])
+    compare(load_corpus(folder), arms, run, ["complete", "random 0.5"], ["wa"], masks=8)
 
 
 def meld(folder: Path, run: Run) -> None:
