@@ -92,7 +92,7 @@ def print_completion(args: argparse.Namespace) -> int:
 
     from experiments.cli import build_parser
     from experiments.space.fields import all_levels
-    from experiments.space.load import space_folders
+    from experiments.space.find import space_folders
 
     spaces = sorted({file.stem for folder in space_folders() for file in folder.glob("*.yaml")})
     here = "basename -s .yaml search_spaces/*.yaml 2>/dev/null; ls -d *.yaml 2>/dev/null"

@@ -37,8 +37,8 @@ def source_digest() -> str:
 
 def space_digest(space: str) -> str:
     """Digest of a space's file with all that it includes."""
+    from experiments.space.find import find_space
     from experiments.space.includes import load_with_includes
-    from experiments.space.load import find_space
 
     text = json.dumps(load_with_includes(find_space(space)).data, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -140,68 +140,74 @@ def _joint_scope(claims: list[Claim], level: float) -> Scope:
 
 def _worded(claim: Claim, run: Run) -> Claim:
     """The verdict and the sentence, once the adjusted p value is known."""
-    contrast, c, alpha = claim.contrast, claim.comparison, run.spec.alpha
+    contrast, c = claim.contrast, claim.comparison
     if c is None:
         return claim
     scope = next((s for s in claim.scopes if s.name == contrast.scope), None)
-    first, second = claim.sides
-    plain = bool(first and second)
-    subject = first if plain else contrast.name
-    refusal = scope.refusal if scope is not None else f"unknown scope; expected {', '.join(SCOPES)}"
     where = f" on {contrast.corpus}" if len(run.corpora) > 1 and contrast.scope != "new corpora" else ""
     if contrast.condition != "complete":
         where += f" under {contrast.condition}"
     if contrast.metric != run.spec.metric:
         where += f" in {run.metric_name(contrast.metric)}"
+    refusal = scope.refusal if scope is not None else f"unknown scope; expected {', '.join(SCOPES)}"
     if refusal or scope is None:
-        pair = f"{first} against {second}" if plain else contrast.name
-        text = f"No claim for {contrast.scope} about {pair}{where}: {refusal}"
+        text = f"No claim for {contrast.scope} about {_pair(claim)}{where}: {refusal}"
         return replace(claim, verdict="refused", text=text)
     mean = scope.mean if scope.mean is not None else c.mean
     evidence = signed_interval(mean, scope.low, scope.high, run.spec.level, run.scale)
     n = f"n = {c.n}" if contrast.scope != "new corpora" else scope.basis.split(",")[0]
-    decided = decidability(c.n, claim.family, contrast.test, alpha)
-    beyond = contrast.scope in UNIT_COLUMN or contrast.scope == "new corpora"
-    significant = claim.adjusted is not None and claim.adjusted <= alpha
     if contrast.margin is not None:
-        p_margin = claim.adjusted
-        margin = points(contrast.margin, run.scale)
-        detail = f"{evidence}, Holm p = {p_text(p_margin)}, {n}"
-        if significant:
-            text = (
-                f"{first} and {second} are equal within ± {margin}{where}"
-                if plain
-                else (f"{contrast.name}: zero within ± {margin}{where}")
-            )
-            return replace(claim, verdict="equivalent", text=text, evidence=detail)
-        text = (
-            f"{first} and {second} cannot be called equal within ± {margin}{where}"
-            if plain
-            else f"{contrast.name}: cannot be called zero within ± {margin}{where}"
-        )
-        return replace(claim, verdict="undecided", text=text, evidence=detail)
+        return _worded_margin(claim, run, contrast.margin, where, evidence, n)
     tested = f", {'Holm ' if claim.family > 1 else ''}p {_equals(claim.adjusted)}" if claim.adjusted is not None else ""
-    detail = f"{evidence}{tested}, {n}"
-    if significant:
+    return _worded_difference(claim, c, run, where, mean, f"{evidence}{tested}, {n}")
+
+
+def _pair(claim: Claim) -> str:
+    first, second = claim.sides
+    return f"{first} against {second}" if first and second else claim.contrast.name
+
+
+def _significant(claim: Claim, run: Run) -> bool:
+    return claim.adjusted is not None and claim.adjusted <= run.spec.alpha
+
+
+def _worded_margin(claim: Claim, run: Run, margin: float, where: str, evidence: str, n: str) -> Claim:
+    first, second = claim.sides
+    both = bool(first and second)
+    within = f"within ± {points(margin, run.scale)}{where}"
+    if _significant(claim, run):
+        verdict = "equivalent"
+        text = f"{first} and {second} are equal" if both else f"{claim.contrast.name}: zero"
+    else:
+        verdict = "undecided"
+        text = f"{first} and {second} cannot be called equal"
+        if not both:
+            text = f"{claim.contrast.name}: cannot be called zero"
+    detail = f"{evidence}, Holm p = {p_text(claim.adjusted)}, {n}"
+    return replace(claim, verdict=verdict, text=f"{text} {within}", evidence=detail)
+
+
+def _worded_difference(claim: Claim, c: Comparison, run: Run, where: str, mean: float, detail: str) -> Claim:
+    contrast, (first, second) = claim.contrast, claim.sides
+    plain = bool(first and second)
+    if _significant(claim, run):
         good = (mean > 0) == run.spec.higher_is_better
         size = points(abs(mean), run.scale)
-        if plain:
-            text = (
-                f"{first} beats {second}{where} by {size}"
-                if good
-                else f"{first} is worse than {second}{where} by {size}"
-            )
-        else:
-            text = f"{subject}{where}: {'+' if mean > 0 else '−'}{size}"
+        verb = "beats" if good else "is worse than"
+        text = f"{first} {verb} {second}{where} by {size}"
+        if not plain:
+            text = f"{contrast.name}{where}: {'+' if mean > 0 else '−'}{size}"
         return replace(claim, verdict="better" if good else "worse", text=text, evidence=detail)
+    beyond = contrast.scope in UNIT_COLUMN or contrast.scope == "new corpora"
+    decided = decidability(c.n, claim.family, contrast.test, run.spec.alpha)
     if not decided.possible and not beyond:
-        pair = f"{first} against {second}" if plain else contrast.name
         family = f" in a family of {claim.family}" if claim.family > 1 else ""
-        text = f"{pair}{where}: {decided.text}{family}"
-        return replace(claim, verdict="undecidable", text=text, evidence=detail)
-    text = (
-        f"{first} and {second} cannot be told apart{where}" if plain else f"{subject}{where}: cannot be told from zero"
-    )
+        return replace(
+            claim, verdict="undecidable", text=f"{_pair(claim)}{where}: {decided.text}{family}", evidence=detail
+        )
+    text = f"{first} and {second} cannot be told apart{where}"
+    if not plain:
+        text = f"{contrast.name}{where}: cannot be told from zero"
     if c.detectable is not None and not beyond:
         detail += f"; {points(c.detectable, run.scale)} would have been found with 80 % power"
     return replace(claim, verdict="undecided", text=text, evidence=detail)

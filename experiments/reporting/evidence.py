@@ -131,7 +131,7 @@ def sides_of(run: Run, contrast: Contrast) -> tuple[str, str]:
     known = set(run.cells(contrast.corpus))
     if not plus or not minus or not set(plus) | set(minus) <= known:
         return contrast.name, ""
-    from experiments.reporting.run import named_level
+    from experiments.reporting.levels import named_level
 
     def levels(cells: Iterable[str], factor: str) -> set[str]:
         return {named_level(run.level_of(cell, factor, contrast.corpus), factor) for cell in cells}

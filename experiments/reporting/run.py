@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from experiments.reporting.levels import named_level, show_level
 from experiments.reporting.spec import METRIC_NAMES, Spec, read_spec
 from experiments.reporting.statistics.paired import Comparison, compare
 from mer.errors import UserError, unknown
@@ -169,23 +170,26 @@ class Run:
             owners = [f for f in self.factors if which in [show_level(v, f) for v in self.levels(f)]]
             if not owners:
                 raise unknown("cell", which, {*table.index, *(self.label(c, corpus) for c in table.index)})
-            wanted: Mapping[str, Any] = {owners[0]: which}
-        else:
-            wanted = which
+            which = {owners[0]: which}
+        return self._cell_with(which, table)
+
+    def _cell_with(self, wanted: Mapping[str, Any], table: pd.DataFrame) -> str:
+        def has(factor: str, level: Any) -> pd.Series[bool]:
+            shown: pd.Series[str] = table[factor].map(lambda value: show_level(value, factor))
+            return shown == show_level(level, factor)
+
         for factor, level in wanted.items():
-            if factor not in self._cells[corpus].columns:
+            if factor not in table.columns:
                 raise unknown("factor", factor, self.factors)
-            keep = table[factor].map(lambda v, f=factor: show_level(v, f)) == show_level(level, factor)
-            if not keep.any():
+            if not has(factor, level).any():
                 raise unknown(f"level of {factor}", level, [show_level(v, factor) for v in self.levels(factor)])
-            table = table[keep]
+            table = table[has(factor, level)]
         for factor, level in self.spec.baseline.items():
-            if len(table) > 1 and factor in table.columns and factor not in wanted:
-                same = table[factor].map(lambda v, f=factor: show_level(v, f)) == show_level(level, factor)
-                table = table[same] if same.any() else table
+            if len(table) > 1 and factor in table.columns and factor not in wanted and has(factor, level).any():
+                table = table[has(factor, level)]
         if len(table) != 1:
             raise UserError(
-                f"{which!r} names {len(table)} cells",
+                f"{dict(wanted)!r} names {len(table)} cells",
                 expected="one: give more of its levels, as in {'fusion': 'tacfn', 'pooling': 'mean'}",
             )
         return str(table.index[0])
@@ -391,33 +395,6 @@ class Run:
     def metric_name(self, metric: str | None = None) -> str:
         metric = metric or self.spec.metric
         return METRIC_NAMES.get(metric, metric)
-
-
-def show_level(value: Any, factor: str = "") -> str:
-    """A level as a reader wants it; a truth value carries its factor's name.
-
-    >>> show_level(0.1), show_level(True, "fusion.self_attention"), show_level(None)
-    ('0.1', 'self_attention', '–')
-    """
-    if value is None or (isinstance(value, float) and value != value):
-        return "–"
-    if isinstance(value, bool | np.bool_):
-        name = factor.rsplit(".", 1)[-1] or "on"
-        return name if value else f"no {name}"
-    if isinstance(value, float | np.floating):
-        return f"{float(value):g}"
-    return str(value)
-
-
-def named_level(value: Any, factor: str) -> str:
-    """A level that can stand alone: a number carries its factor's name.
-
-    >>> named_level("tacfn", "fusion"), named_level(0.3, "missing.rate"), named_level(False, "fusion.self_attention")
-    ('tacfn', 'rate 0.3', 'no self_attention')
-    """
-    shown = show_level(value, factor)
-    bare = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool | np.bool_)
-    return f"{factor.rsplit('.', 1)[-1]} {shown}" if bare else shown
 
 
 def load_run(path: str | Path) -> Run:

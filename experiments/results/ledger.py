@@ -47,7 +47,7 @@ LOOSE = 256
 """Parts that may lie about before a driver compacts them."""
 
 TARGET = 4096
-"""Attempts in one compacted part at most."""
+"""Attempts in one compacted part, about."""
 
 
 class Ledger:
@@ -214,9 +214,16 @@ class Ledger:
         """How many parts have not been compacted."""
         return sum(not name.startswith("compact-") for name in self._list())
 
+    def compact_if_needed(self) -> None:
+        """Keep the number of files bounded."""
+        if self.loose() > LOOSE:
+            self.compact()
+
     def compact(self, *, everything: bool = False) -> int:
-        """Merge loose parts into one (`everything`: compacted ones too). Returns the number of files removed."""
-        self.refresh()  # how many attempts each part holds
+        """Merge loose parts into one (`everything`: compacted ones too). Returns the number of files removed.
+
+        Leaves what this object knows alone, so that a thread may do it while others read.
+        """
         names = [name for name in self._list() if everything or not name.startswith("compact-")]
         removed = 0
         for batch in _batches(names, self._rows, TARGET):
@@ -241,7 +248,11 @@ class Ledger:
 
     def _rows(self, name: str) -> int:
         known = self._parts.get(name)
-        return len(known) if known is not None else sum(len(group) for group in self._groups(name))
+        if known is not None:
+            return len(known)
+        if not name.startswith("compact-"):
+            return 1  # or the few of a bundle: not worth a reading of their own
+        return sum(len(group) for group in self._groups(name))
 
     def _put_compact(self, tables: Callable[[], Iterator[pa.Table]]) -> None:
         """Write attempts as one part, sorted enough to compress and without exact repetitions."""

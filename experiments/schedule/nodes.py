@@ -61,7 +61,6 @@ class Guard:
         self._bundle = {kind: amount for kind, amount in bundle.items() if amount and kind != "memory"}
         self._corpora = {name: (str(ref.folder.absolute()), ref.address) for name, ref in corpora.items()}
         self._fingerprints = {name: ref.fingerprint for name, ref in corpora.items() if ref.address is None}
-        self._home = self._ray.get_runtime_context().get_node_id()
         self._asked: dict[str, tuple[Any, float, Mapping[str, Any]]] = {}
         self._verdicts: dict[str, list[str]] = {}
         self._held: list[Any] = []
@@ -88,7 +87,6 @@ class Guard:
     def attach(self, pulse: Any) -> None:
         """Tell workers from now on, through the run's pulse, who is let in."""
         self._pulse = pulse
-        pulse.admit.remote(self._home, True)
         for node, problems in self._verdicts.items():
             self._tell(node, problems)
 
@@ -135,7 +133,7 @@ class Guard:
     def _is_new(self, node: Mapping[str, Any]) -> bool:
         offers = node["Resources"].get("CPU") or node["Resources"].get("GPU")
         known = node["NodeID"] in self._asked or node["NodeID"] in self._verdicts
-        return bool(node["Alive"] and offers and not known and node["NodeID"] != self._home)
+        return bool(node["Alive"] and offers and not known)
 
     def _prepared(self) -> tuple[Question, NodeView]:
         """The question, once there is somebody to be asked, and what this machine itself answers to it."""

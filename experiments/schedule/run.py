@@ -15,15 +15,15 @@ from pathlib import Path
 from experiments.results.declared import changed_corpora, declare
 from experiments.results.ledger import Ledger
 from experiments.results.tables import Verdict
+from experiments.schedule.compacting import Compactor
 from experiments.schedule.progress import At, Progress
 from experiments.schedule.publish import publish
 from experiments.schedule.session import Session
 from experiments.schedule.work import MakeWork
 from experiments.slots import Status
 from experiments.space.plan import Plan
-from mer.data.store.shared import VARIABLE as FEATURES
 from mer.errors import UserError
-from mer.storage import LocalStore, check_writable, is_address
+from mer.storage import LocalStore, check_writable
 
 PUBLISH_EVERY_S = 30.0
 PUBLISH_SHARE = 30.0
@@ -104,25 +104,22 @@ def execute(
         say(f"note: {notice}")
     make_work = make_work or _training_work()
     boards = _boards(plan, ledger, out, make_work)
-    shown = Progress(session) if progress else None
-    publisher = _Publisher(plan, ledger, out, session)
+    running = Running(
+        session, make_work, root, workers, boards, _Publisher(plan, ledger, out, session),
+        Progress(session) if progress else None, Compactor(ledger),
+    )  # fmt: skip
     with _interruptible(session):
         try:
-            if session.finished:
-                ready = time.monotonic()
-            elif executor == "inline":
-                ready = time.monotonic()
-                _inline(session, make_work, root, workers or 1, shown, publisher, boards)
-            else:
-                ready = _ray(
-                    session, plan, make_work, root, workers, gpus_per_trial, address, hang_s, shown, publisher,
-                    boards, preflight, features, origin, say,
-                )  # fmt: skip
+            ready = time.monotonic()
+            if executor == "inline" and not session.finished:
+                running.inline()
+            elif not session.finished:
+                from experiments.schedule.on_ray import OnRay
+
+                ray = OnRay(plan, address, gpus_per_trial, hang_s, preflight, features, origin, say)
+                ready = ray.execute(running)
         finally:
-            if shown is not None:
-                shown.close()
-            session.compact_if_needed()
-            verdicts = publisher.publish()
+            verdicts = running.close()
     if session.blocked:
         raise UserError(session.blocked)
     session.sweep()
@@ -146,6 +143,51 @@ def execute(
     )
 
 
+@dataclass
+class Running:
+    """What an executor needs of a run: orders from the session, and somebody to tell."""
+
+    session: Session
+    make_work: MakeWork
+    root: str
+    workers: int | None
+    boards: str | None
+    publisher: _Publisher
+    shown: Progress | None
+    compactor: Compactor
+
+    def tell(self, vital: Mapping[str, At]) -> None:
+        """Said often: which worker is where."""
+        self.publisher.now_and_then()
+        if self.shown is not None:
+            self.shown.update(vital)
+
+    def inline(self) -> None:
+        from experiments.schedule.inline import run_inline
+
+        vital: dict[str, At] = {}
+
+        def watch(worker: str, spec: object, epochs: int, value: float) -> None:
+            vital[worker] = At(str(getattr(spec, "slot", "")), epochs, value, 0.0)
+
+        run_inline(
+            self.session,
+            self.make_work,
+            self.root,
+            workers=self.workers or 1,
+            tick=lambda: self.tell(vital),
+            boards=self.boards,
+            watch=watch,
+        )
+
+    def close(self) -> list[Verdict]:
+        if self.shown is not None:
+            self.shown.close()
+        self.compactor.close()
+        self.session.compact_decisions()
+        return self.publisher.publish()
+
+
 class _Publisher:
     """Writes the tables now and then: rarely enough to cost little, however large they are."""
 
@@ -157,99 +199,13 @@ class _Publisher:
         if time.monotonic() < self._next:
             return
         started = time.monotonic()
-        self.session.compact_if_needed()
+        self.session.compact_decisions()
         self.publish()
         took = time.monotonic() - started
         self._next = time.monotonic() + max(PUBLISH_EVERY_S, PUBLISH_SHARE * took)
 
     def publish(self) -> list[Verdict]:
         return publish(self.plan, self.ledger, self.out, self.session)
-
-
-def _inline(
-    session: Session,
-    make_work: MakeWork,
-    root: str,
-    workers: int,
-    shown: Progress | None,
-    publisher: _Publisher,
-    boards: str | None,
-) -> None:
-    from experiments.schedule.inline import run_inline
-
-    vital: dict[str, At] = {}
-
-    def tick() -> None:
-        publisher.now_and_then()
-        if shown is not None:
-            shown.update(vital)
-
-    def watch(worker: str, spec: object, epochs: int, value: float) -> None:
-        vital[worker] = At(str(getattr(spec, "slot", "")), epochs, value, 0.0)
-
-    run_inline(session, make_work, root, workers=workers, tick=tick, boards=boards, watch=watch)
-
-
-def _ray(
-    session: Session,
-    plan: Plan,
-    make_work: MakeWork,
-    root: str,
-    workers: int | None,
-    gpus_per_trial: float | str | None,
-    address: str | None,
-    hang_s: float,
-    shown: Progress | None,
-    publisher: _Publisher,
-    boards: str | None,
-    policy: str,
-    features: str | None,
-    origin: Callable[[], str] | None,
-    say: Callable[[str], None],
-) -> float:
-    from experiments.schedule.cluster import connect, gpu_share, is_shared
-
-    connected = connect(address, workers=workers, cpus=plan.resources.cpus)
-    say(str(connected))
-    if origin is not None and not connected.private:
-        say(origin())
-    from experiments.schedule.nodes import Guard
-    from experiments.schedule.packing import Packing
-    from experiments.schedule.tune import Crew, Settings, run_tune
-
-    def tick(crew: Crew) -> None:
-        if guard is not None:
-            guard.look()
-        publisher.now_and_then()
-        if shown is not None:
-            shown.update({worker: At(*seen) for worker, seen in crew.vital.items()})
-
-    gpus = gpu_share(plan.resources.gpus if gpus_per_trial is None else gpus_per_trial, say)
-    guard = None
-    if policy != "off" and not connected.private:
-        packing = Packing(cpus=plan.resources.cpus, gpus=gpus)
-        guard = Guard(root, plan.corpora, policy=policy, bundle=packing.bundle(packing.share), say=say)
-    modules = ("torch",) if make_work.__module__.endswith("training_work") else ()
-    place = _features_place(features, publisher.ledger, is_shared(connected), say)
-    settings = Settings(root, make_work, boards, os.getcwd(), modules, guard is not None, place)
-    try:
-        if guard is not None:
-            guard.start()
-        ready = time.monotonic()
-        run_tune(session, settings, plan.resources, workers=workers, gpus=gpus, hang_s=hang_s, tick=tick, guard=guard)
-    finally:
-        if guard is not None:
-            guard.close()
-    return ready
-
-
-def _features_place(asked: str | None, ledger: Ledger, shared: bool, say: Callable[[str], None]) -> str | None:
-    """Where machines share what encoders extract; None: each keeps its own."""
-    place = asked or os.environ.get(FEATURES) or (ledger.store.path("_features") if shared else None)
-    if place is None or place == "off":
-        return None
-    say(f"features are shared in {place}")
-    return place if is_address(place) else str(Path(place).absolute())
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from experiments.protocol.actions import (
 from experiments.protocol.replay import replay_ledger
 from experiments.protocol.state import State
 from experiments.results.decisions import DecisionLog
-from experiments.results.ledger import LOOSE, Ledger
+from experiments.results.ledger import Ledger
 from experiments.schedule import states
 from experiments.schedule.deciding import decision_row
 from experiments.schedule.knowledge import Knowledge
@@ -192,11 +192,9 @@ class Session:
         bundles = {self.names.unit(unit) for unit in self.state.ended_units() if unit.is_bundle}
         states.sweep(self.ledger.store, {*self.ledger.refresh().rows, *bundles})
 
-    def compact_if_needed(self) -> None:
-        """Keep the number of files bounded."""
+    def compact_decisions(self) -> None:
+        """Write the decisions that wait, and keep the number of their files bounded."""
         self._log.compact()
-        if self.ledger.loose() > LOOSE:
-            self.ledger.compact()
 
     # ---- orders ----------------------------------------------------------------------------------------------
 

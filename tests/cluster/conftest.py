@@ -102,8 +102,6 @@ class Host:
         (self.home / ".ssh" / "authorized_keys").write_text(public_key)
         for path, mode in ((self.home, 0o711), (self.home / ".ssh", 0o700), (self.folder / "tmp", 0o1777)):
             path.chmod(mode)
-        (self.home / ".bashrc").write_text("")
-        (self.home / ".profile").write_text("")
         pip = self.home / ".config" / "pip"
         pip.mkdir(parents=True, exist_ok=True)
         # A host has no way out: pip finds everything in the environment, the means to build the project as well.

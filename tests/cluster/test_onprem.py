@@ -155,6 +155,25 @@ def test_a_space_runs_over_the_hosts(site: Site, spaces: Any) -> None:
     assert (site.lab.shared / "first" / "small" / "report" / "index.html").exists()
 
 
+AS_A_JOB = """
+export PYTHONUNBUFFERED=1
+ray dashboard my-onprem.yaml > ~/forward.log 2>&1 < /dev/null &
+until ~/venv/bin/python -c 'import socket; socket.create_connection(("127.0.0.1", 8265))' 2> /dev/null; do sleep 1; done
+ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
+    python experiments/run_ablation.py --space /mnt/shared/small.yaml --data /mnt/shared/tiny --results /mnt/shared/job
+echo exit code $?
+kill %1
+"""
+
+
+def test_a_job_goes_through_the_forwarded_dashboard(site: Site) -> None:
+    """The other way of the page: the project travels with the job, and the driver is a process of the head."""
+    said = site.desk(AS_A_JOB, check=False)
+    hosts = site.check("job", said)
+    assert set(hosts) <= {"mer-one", "mer-two"}
+    assert "preflight: 2 nodes" in said
+
+
 def test_nobody_joins_or_looks_without_the_token(site: Site) -> None:
     """A third host, before it is given the token. With it, it joins: the others were refused for lack of it."""
     lab = site.lab

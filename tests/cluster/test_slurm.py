@@ -129,6 +129,16 @@ def test_the_shipped_script_runs_a_space(slurm: Any, spaces: Any) -> None:
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
+def test_a_job_without_an_environment_says_so(slurm: Any) -> None:
+    said = slurm.as_user("slurm", "anna", "sbatch --output=nothing.log mer-ablation/cluster/slurm.sbatch quickstart")
+    job = said.split()[-1]
+    slurm.until(lambda: state(slurm, job) not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), "its end")
+    assert state(slurm, job) == "FAILED"
+    log = (slurm.hosts["slurm"].home / "anna" / "nothing.log").read_text()
+    assert "submit from the project's folder, after make setup" in log
+    assert len(log.splitlines()) == 1
+
+
 def test_a_cancelled_job_goes_on_when_it_is_requeued(slurm: Any, spaces: Any) -> None:
     spaces.gate.shut(but=3)
     job = submit(slurm, "cancelled")

@@ -9,8 +9,8 @@ import numpy as np
 
 from experiments.reporting.factorials import Slice, slices
 from experiments.reporting.figures.style import COLOURS, COLUMN, INK, PAGE, canvas, light_grid, shorten
+from experiments.reporting.levels import named_level, show_level
 from experiments.reporting.numbers import number
-from experiments.reporting.run import named_level, show_level
 from experiments.reporting.statistics.paired import mean_interval
 from experiments.reporting.tables.main import unit
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.reporting.factorials import slices
+from experiments.reporting.levels import show_level
 from experiments.reporting.numbers import count, decimals_for, number
-from experiments.reporting.run import show_level
 from experiments.reporting.statistics.paired import compare
 from experiments.reporting.tables.main import Summary, delta_heading, spread_note, summarise, unit
 from experiments.reporting.tables.model import (

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from experiments.reporting.levels import show_level
 from experiments.reporting.numbers import count, decimals_for
-from experiments.reporting.run import show_level
 from experiments.reporting.spec import METRIC_MEANINGS
 from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
@@ -33,6 +34,7 @@ from experiments.reporting.wording import cautions, family_sentence, interval_na
 if TYPE_CHECKING:
     import pandas as pd
 
+    from experiments.reporting.claims import Claim
     from experiments.reporting.run import Run
 
 SAME = "†"
@@ -190,8 +192,38 @@ def _against(
     run: Run, corpus: str, baseline: str, summary: Summary, rows: list[dict[str, Value]], notes: list[Note]
 ) -> list[Column]:
     """Differences to the declared baseline. p is the declared family's where a contrast was declared."""
-    reference = summary.scores[summary.cells.index(baseline)]
-    declared = {
+    declared = _declared(run, corpus, baseline)
+    results = _differences(run, summary, baseline)
+    size = sum(r is not None for r in results)
+    adjusted = holm([r.p if r else None for r in results], size) if not declared else []
+    halves = [(r.high - r.low) / 2 if r and r.low is not None and r.high is not None else None for r in results]
+    decimals = max(summary.decimals, decimals_for(halves, run.scale, most=2))
+    for i, (cell, result) in enumerate(zip(summary.cells, results, strict=True)):
+        if cell == baseline:
+            rows[i]["delta"] = Value("baseline")
+        if result is None:
+            continue
+        shown = difference(result.mean, result.low, result.high, decimals, run.scale)
+        rows[i]["delta"], rows[i]["interval"] = shown
+        if result.effect is not None:
+            rows[i]["g"] = score(result.effect, 2, 1)
+        if not declared:
+            rows[i]["p"] = p_value(adjusted[i])
+        elif cell in declared:
+            claim = declared[cell]
+            rows[i]["p"] = p_value(claim.adjusted, "c" if claim.contrast.post_hoc else "")
+    against = f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}), with its uncorrected t interval; "
+    notes.append(Note(against + "g: Hedges' g of the paired differences."))
+    notes += _about_p(run, declared, size)
+    columns = [Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI")]
+    if any("g" in row for row in rows):
+        columns.append(Column("g", "g"))
+    return [*columns, Column("p", "p")]
+
+
+def _declared(run: Run, corpus: str, baseline: str) -> dict[str, Claim]:
+    """Cell to the declared claim that compares it with the baseline as this table does."""
+    return {
         next(c for c, w in claim.contrast.weights.items() if w > 0): claim
         for claim in run.claims
         if claim.contrast.corpus == corpus
@@ -202,63 +234,30 @@ def _against(
         and len(claim.contrast.weights) == 2
         and claim.contrast.weights.get(baseline) == -1
     }
+
+
+def _differences(run: Run, summary: Summary, baseline: str) -> list[Comparison | None]:
+    """One a cell, over the studies that it shares with the baseline."""
+    reference = summary.scores[summary.cells.index(baseline)]
     results: list[Comparison | None] = []
-    for i, cell in enumerate(summary.cells):
-        both = ~np.isnan(summary.scores[i]) & ~np.isnan(reference)
+    for cell, scores in zip(summary.cells, summary.scores, strict=True):
+        both = ~np.isnan(scores) & ~np.isnan(reference)
         if cell == baseline or not both.any():
             results.append(None)
             continue
-        results.append(
-            compare(
-                summary.scores[i][both],
-                reference[both],
-                level=run.spec.level,
-                higher_is_better=run.spec.higher_is_better,
-            )
-        )
-    halves = [(r.high - r.low) / 2 if r and r.low is not None and r.high is not None else None for r in results]
-    decimals = max(summary.decimals, decimals_for(halves, run.scale, most=2))
-    exploratory = not declared
-    adjusted = holm([r.p if r else None for r in results], sum(r is not None for r in results)) if exploratory else []
-    for i, (cell, result) in enumerate(zip(summary.cells, results, strict=True)):
-        if cell == baseline:
-            rows[i]["delta"] = Value("baseline")
-            continue
-        if result is None:
-            continue
-        shown = difference(result.mean, result.low, result.high, decimals, run.scale)
-        rows[i]["delta"], rows[i]["interval"] = shown
-        if result.effect is not None:
-            rows[i]["g"] = score(result.effect, 2, 1)
-        if exploratory:
-            rows[i]["p"] = p_value(adjusted[i])
-        elif cell in declared:
-            claim = declared[cell]
-            rows[i]["p"] = p_value(claim.adjusted, "c" if claim.contrast.post_hoc else "")
-    columns = [Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI")]
-    if any("g" in row for row in rows):
-        columns.append(Column("g", "g"))
-    columns.append(Column("p", "p"))
-    notes.append(
-        Note(
-            f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}), with its uncorrected t interval; "
-            "g: Hedges' g of the paired differences."
-        )
-    )
-    size = sum(r is not None for r in results)
-    if exploratory:
-        notes.append(
-            Note(
-                f"p: paired t test, Holm-adjusted over the {count(size, 'row')}; no contrast was declared: exploratory."
-            )
-        )
-    else:
-        notes.append(
-            Note(family_sentence(run) + (" Rows without p were not declared." if len(declared) < size else ""))
-        )
-        if any(c.contrast.post_hoc for c in declared.values()):
-            notes.append(Note("Post hoc: declared or changed after the first confirm result.", "c"))
-    return columns
+        higher = run.spec.higher_is_better
+        results.append(compare(scores[both], reference[both], level=run.spec.level, higher_is_better=higher))
+    return results
+
+
+def _about_p(run: Run, declared: Mapping[str, Claim], size: int) -> list[Note]:
+    if not declared:
+        rows = count(size, "row")
+        return [Note(f"p: paired t test, Holm-adjusted over the {rows}; no contrast was declared: exploratory.")]
+    notes = [Note(family_sentence(run) + (" Rows without p were not declared." if len(declared) < size else ""))]
+    if any(claim.contrast.post_hoc for claim in declared.values()):
+        notes.append(Note("Post hoc: declared or changed after the first confirm result.", "c"))
+    return notes
 
 
 def corpora_table(run: Run) -> Table | None:

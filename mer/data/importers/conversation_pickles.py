@@ -78,35 +78,29 @@ def import_conversation(
     dropped = 0
     for split, vids in dialogues.items():
         for vid in vids:
-            count = len(_of(parts, "ids", vid, source))
-            columns = {
-                role: _of(parts, role, vid, source, count) for role in parts if role not in _SPLIT_ROLES and role != "_"
-            }
-            for turn in range(count):
-                uid = str(columns["ids"][turn])
+            for turn, values in enumerate(_turns(parts, vid, source)):
+                uid, label = str(values["ids"]), values["labels"]
                 line: dict[str, Any] = {
                     "utterance_id": uid if unique else f"{vid}_{uid}",
-                    "speaker_id": _speaker(columns["speakers"][turn], vid, uid),
+                    "speaker_id": _speaker(values["speakers"], vid, uid),
                     "dialogue_id": str(vid),
                     "turn": turn,
-                    "transcript": str(columns["sentences"][turn]),
+                    "transcript": str(values["sentences"]),
                 }
-                label = columns["labels"][turn]
+                if polarity and float(label) == 0.0:
+                    dropped += 1
+                    continue
                 if polarity:
-                    line["sentiment"] = float(label)
-                    if float(label) == 0.0:
-                        dropped += 1
-                        continue
-                    line["emotion"] = POLARITY[float(label) > 0]
+                    line |= {"sentiment": float(label), "emotion": POLARITY[float(label) > 0]}
                 else:
                     line["emotion"] = names[int(label)]
                 arrays: dict[str, Array | None] = {
-                    role: _vector(columns[role][turn], f"{source}: {role} of {uid}")
-                    for role in columns
+                    role: _vector(value, f"{source}: {role} of {uid}")
+                    for role, value in values.items()
                     if role in _FEATURES
                 }
                 for modality, root in (features or {}).items():
-                    arrays[modality] = _from_folder(Path(root), uid, str(columns["speakers"][turn]))
+                    arrays[modality] = _from_folder(Path(root), uid, str(values["speakers"]))
                 if arrays:
                     draft.add_row(line, arrays)
                 draft.splits[split].append(line)
@@ -115,6 +109,14 @@ def import_conversation(
     if "valid" not in dialogues:
         _carve_valid(draft, valid_share, seed)
     return write_corpus(draft, folder)
+
+
+def _turns(parts: Mapping[str, Any], vid: Any, source: Path) -> list[dict[str, Any]]:
+    """Role to value for each turn of a dialogue."""
+    count = len(_of(parts, "ids", vid, source))
+    roles = [role for role in parts if role not in (*_SPLIT_ROLES, "_")]
+    columns = {role: _of(parts, role, vid, source, count) for role in roles}
+    return [{role: column[turn] for role, column in columns.items()} for turn in range(count)]
 
 
 def _recognise(content: Any, source: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import signal
@@ -12,19 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from experiments.results.ledger import Ledger
 from mer.faults import POINTS
+from tests.experiments.small_run import tables
 
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {root!r})
 import os
 os.fsync = lambda handle: None
-from conftest import make_plan
+from tests.experiments.small_run import make_plan
 from experiments.results import ledger
 from experiments.schedule import run, worker
 from experiments.schedule.fake import MakeFake
@@ -40,47 +39,25 @@ result = run.execute(plan, ledger.Ledger(sys.argv[1]), executor="inline", worker
                      make_work=MakeFake(seconds=float(sys.argv[2])))
 sys.exit(result.exit_code)
 """
-VOLATILE = {
-    "wall_s",
-    "device_s",
-    "energy_j",
-    "peak_memory_mb",
-    "started",
-    "ended",
-    "attempt",
-    "host",
-    "dirty",
-    "commit",
-}
 NOT_INLINE = {"quarantine.copied"}
 """Visited only when a part is damaged; see the ledger's own tests."""
 
 
 def run(root: Path, fault: str | None = None, seconds: float = 0.0) -> int:
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    script = SCRIPT.format(root=str(Path(__file__).parents[3]))
     environment = {**os.environ, "MER_FAULT": fault or ""}
     return subprocess.run([sys.executable, "-c", script, str(root), str(seconds)], env=environment).returncode
-
-
-def tables(root: Path) -> dict[str, Any]:
-    found = {}
-    for name in ("trials", "epochs", "scores", "decisions"):
-        rows = pq.read_table(io.BytesIO((root / "small" / f"{name}.parquet").read_bytes())).to_pylist()
-        found[name] = [{key: value for key, value in row.items() if key not in VOLATILE} for row in rows]
-    for file in sorted((root / "small" / "predictions").glob("*.parquet")):
-        found[file.name] = pq.read_table(io.BytesIO(file.read_bytes())).to_pylist()
-    return found
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("undisturbed")
     assert run(root) == 0
-    return tables(root)
+    return tables(root / "small")
 
 
 def check(root: Path, undisturbed: dict[str, Any]) -> None:
-    assert tables(root) == undisturbed
+    assert tables(root / "small") == undisturbed
     snapshot = Ledger(str(root)).refresh()
     assert len(snapshot) == len(undisturbed["trials"])
     assert not list((root / "_state").glob("[!_]*"))
@@ -110,7 +87,7 @@ def test_killed_at_every_boundary_again_and_again(point: str, tmp_path: Path, un
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     draw = random.Random(5)
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    script = SCRIPT.format(root=str(Path(__file__).parents[3]))
     for _ in range(20):
         process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), "0.02"])
         time.sleep(0.4 + 1.6 * draw.random())
@@ -122,7 +99,7 @@ def test_killed_at_random_moments(tmp_path: Path, undisturbed: dict[str, Any]) -
 
 @pytest.mark.slow
 def test_two_drivers_on_one_ledger_do_no_harm(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    script = SCRIPT.format(root=str(Path(__file__).parents[3]))
     both = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), "0.01"]) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert run(tmp_path) == 0

@@ -1,4 +1,5 @@
-"""No trial runs on a node that differs, be it there at the start or come later: nodes of Ray on one machine."""
+"""No trial runs on a node that differs, be it there at the start or come later, or the driver's own: nodes of Ray on
+one machine."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ import pytest
 SCRIPT = """
 import json, os, sys, threading, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from conftest import make_plan
+sys.path.insert(0, {root!r})
+from tests.experiments.small_run import make_plan
 from experiments.results import identity
 identity.recipe_code = lambda recipe: "the code of this test"
 from experiments.results.ledger import Ledger
@@ -25,23 +26,29 @@ from mer.errors import UserError
 import ray
 from ray.cluster_utils import Cluster
 
-folder, policy, early, late = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
+folder, policy = Path(sys.argv[1]), sys.argv[2]
+head, early, late = (json.loads(word) for word in sys.argv[3:])
 fake = folder / "fake" / "torch_geometric-9.9.9.dist-info"
 fake.mkdir(parents=True)
 (fake / "METADATA").write_text("Name: torch-geometric\\nVersion: 9.9.9\\n")
-paths = os.pathsep.join([{tests!r}, os.environ.get("PYTHONPATH", "")])
+paths = os.pathsep.join([{root!r}, os.environ.get("PYTHONPATH", "")])
 
 class Make(MakeFake):
     def __call__(self, spec):
         with (folder / "log").open("a") as stream:
             stream.write(os.environ.get("NODE", "none") + "\\n")
+        if os.environ.get("NODE") == "later":
+            (folder / "go").touch()
         while not (folder / "go").exists() and os.environ["NODE"] == "good":
-            time.sleep(0.05)  # nothing ends before the late nodes have come, and stay
+            time.sleep(0.05)  # nothing ends before the late nodes are at work, or have been named
         return super().__call__(spec)
 
-def add(name):
+def node(name):
     path = os.pathsep.join([str(folder / "fake"), paths]) if name == "bad" else paths
-    return cluster.add_node(num_cpus=2, env_vars={{"NODE": name, "PYTHONPATH": path}})
+    return {{"num_cpus": 2, "env_vars": {{"NODE": name, "PYTHONPATH": path}}}}
+
+def add(name):
+    return cluster.add_node(**node(name))
 
 said = []
 def say(text):
@@ -50,10 +57,10 @@ def say(text):
         (folder / "go").touch()
 
 found = {{}}
-cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 0}})
+cluster = Cluster(initialize_head=True, head_node_args=node(head) if head else {{"num_cpus": 0}})
 for name in early:
     add(name)
-if "bad" not in late:
+if not late:
     (folder / "go").touch()
 corpus = CorpusRef("demo", Path("demo"), "f00d", ("audio",), False, True, address="demo")
 plan = make_plan(cells=2, studies=2, draws=3, corpora={{"demo": corpus}})
@@ -81,9 +88,10 @@ cluster.shutdown()
 """
 
 
-def run(tmp_path: Path, policy: str, early: list[str], late: list[str]) -> dict[str, object]:
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", script, str(tmp_path), policy, json.dumps(early), json.dumps(late)]
+def run(tmp_path: Path, policy: str, early: list[str], late: list[str], head: str | None = None) -> dict[str, object]:
+    """head: the driver's own node, which offers nothing to trials if it is None."""
+    script = SCRIPT.format(root=str(Path(__file__).parents[3]))
+    command = [sys.executable, "-c", script, str(tmp_path), policy, *map(json.dumps, (head, early, late))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     assert lines, done.stdout + done.stderr
@@ -97,6 +105,13 @@ def test_a_node_that_differs_stops_the_run_before_any_trial(tmp_path: Path) -> N
     assert "1 of 2 nodes cannot be trusted with trials" in str(found["error"])
     assert "torch-geometric 9.9.9, the driver has" in str(found["said"])
     assert found["nodes"] == []
+
+
+def test_the_drivers_own_node_is_looked_at_where_trials_may_run_there(tmp_path: Path) -> None:
+    found = run(tmp_path, "drop", ["good"], [], head="bad")
+    assert found["counts"] == {"complete": 12, "pruned": 4}
+    assert set(found["nodes"]) == {"good"}  # type: ignore[call-overload]
+    assert "torch-geometric 9.9.9, the driver has" in str(found["said"])
 
 
 @pytest.mark.slow

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from experiments.results.ledger import Ledger
@@ -21,19 +19,7 @@ from experiments.schedule.work import Do, Ended, Order, Outcome, Spec
 from experiments.schedule.worker import Worker
 from experiments.slots import Stage, Status
 from experiments.space.plan import Condition, Plan
-
-VOLATILE = {
-    "wall_s",
-    "device_s",
-    "energy_j",
-    "peak_memory_mb",
-    "started",
-    "ended",
-    "attempt",
-    "host",
-    "dirty",
-    "commit",
-}
+from tests.experiments.small_run import tables
 
 
 def run(plan: Plan, root: Path, make: Any = None, **options: Any) -> Session:
@@ -45,14 +31,7 @@ def run(plan: Plan, root: Path, make: Any = None, **options: Any) -> Session:
 def values(plan: Plan, root: Path) -> dict[str, list[dict[str, Any]]]:
     """The tables without what is measured by a clock."""
     publish(plan, Ledger(str(root)), str(root / plan.space))
-    out = root / plan.space
-    found = {}
-    for name in ("trials", "epochs", "scores", "decisions"):
-        rows = pq.read_table(io.BytesIO((out / f"{name}.parquet").read_bytes())).to_pylist()
-        found[name] = [{key: value for key, value in row.items() if key not in VOLATILE} for row in rows]
-    for file in sorted((out / "predictions").glob("*.parquet")):
-        found[file.name] = pq.read_table(io.BytesIO(file.read_bytes())).to_pylist()
-    return found
+    return tables(root / plan.space)
 
 
 def statuses(plan: Plan, root: Path) -> Counter[str]:

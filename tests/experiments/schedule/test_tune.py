@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import signal
@@ -12,27 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from experiments.results.ledger import Ledger
+from tests.experiments.small_run import tables
 
-VOLATILE = {
-    "wall_s",
-    "device_s",
-    "energy_j",
-    "peak_memory_mb",
-    "started",
-    "ended",
-    "attempt",
-    "host",
-    "dirty",
-    "commit",
-}
 SCRIPT = """
 import os, sys
-sys.path.insert(0, {tests!r})
-from conftest import make_plan
+sys.path.insert(0, {root!r})
+from tests.experiments.small_run import make_plan
 from experiments.results import identity
 identity.recipe_code = lambda recipe: "the code of this test"
 from experiments.results.ledger import Ledger
@@ -53,30 +40,22 @@ sys.exit(result.exit_code)
 
 
 def command(root: Path, executor: str, seconds: float = 0.0, hang: float = 600.0, *faults: str) -> list[str]:
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    script = SCRIPT.format(root=str(Path(__file__).parents[3]))
     return [sys.executable, "-c", script, str(root), executor, str(seconds), str(hang), *faults]
-
-
-def tables(root: Path) -> dict[str, Any]:
-    found = {}
-    for name in ("trials", "epochs", "scores", "decisions"):
-        rows = pq.read_table(io.BytesIO((root / "small" / f"{name}.parquet").read_bytes())).to_pylist()
-        found[name] = [{key: value for key, value in row.items() if key not in VOLATILE} for row in rows]
-    return found
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("undisturbed")
     assert subprocess.run(command(root, "inline")).returncode == 0
-    return tables(root)
+    return tables(root / "small")
 
 
 def test_tune_gives_the_inline_tables_and_leaves_nothing_behind(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     done = subprocess.run(command(tmp_path, "ray"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("local Ray cluster, ")
-    assert tables(tmp_path) == undisturbed
+    assert tables(tmp_path / "small") == undisturbed
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("_")) == [
         "checkpoints", "ledger", "small"
     ]  # fmt: skip
@@ -125,7 +104,7 @@ def test_killed_workers_and_drivers_leave_the_same_tables(tmp_path: Path, undist
                     killed += 1
         process.wait()
     assert subprocess.run(command(tmp_path, "ray")).returncode == 0
-    assert tables(tmp_path) == undisturbed
+    assert tables(tmp_path / "small") == undisturbed
     assert len(Ledger(str(tmp_path)).refresh()) == len(undisturbed["trials"])
 
 
@@ -137,7 +116,7 @@ def test_a_trial_that_kills_or_hangs_its_workers_fails_alone(tmp_path: Path, und
         command(tmp_path, "ray", 0.0, 4.0, f"{confirms[0]}=die", f"{confirms[1]}=hang"), capture_output=True, text=True
     )
     assert done.returncode == 3, done.stderr
-    rows = tables(tmp_path)["trials"]
+    rows = tables(tmp_path / "small")["trials"]
     failed = [row for row in rows if row["status"] == "failed"]
     assert [rows.index(row) for row in failed] == confirms[:2]
     assert "3 workers were lost" in failed[0]["reason"]
@@ -153,8 +132,8 @@ def test_ctrl_c_saves_publishes_and_exits_130(tmp_path: Path, undisturbed: dict[
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everyone
     assert process.wait() == 130
-    rows = tables(tmp_path)["trials"]
+    rows = tables(tmp_path / "small")["trials"]
     assert any(row["status"] == "missing" for row in rows)
     assert any(row["status"] == "complete" for row in rows)
     assert subprocess.run(command(tmp_path, "ray")).returncode == 0
-    assert tables(tmp_path) == undisturbed
+    assert tables(tmp_path / "small") == undisturbed

@@ -1,0 +1,54 @@
+"""`corpus.json`: what a corpus says of itself."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+from mer.data.reading.found import Reading
+from mer.data.reading.json_text import kind_of, parse
+from mer.errors import nearest
+
+CORPUS_FIELDS = ("name", "labels", "language", "note", "synthetic", "features")
+
+
+def read_description(reading: Reading) -> dict[str, Any]:
+    path = reading.folder / "corpus.json"
+    if not path.exists():
+        return {}
+    try:
+        found = parse(path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except (ValueError, OSError) as error:
+        reading.add("error", "description", f"cannot be read: {error}", "corpus.json", expected="a JSON object")
+        return {}
+    if not isinstance(found, dict):
+        reading.add("error", "description", f"holds {kind_of(found)}", "corpus.json", expected="a JSON object")
+        return {}
+    kinds: dict[str, tuple[type, str]] = {
+        "name": (str, "a string"),
+        "language": (str, "a string such as 'vi'"),
+        "note": (str, "a string"),
+        "synthetic": (bool, "true or false"),
+        "features": (dict, "an object of modality: width"),
+        "labels": (list, "a list of the emotions in order"),
+    }
+    sound: dict[str, Any] = {}
+    for key, value in found.items():
+        if key not in kinds:
+            if close := nearest(key, CORPUS_FIELDS):
+                reading.add("warning", "unknown_key", f"unknown key {key!r}", "corpus.json", nearest=close)
+        elif value is None:
+            continue
+        elif not isinstance(value, kinds[key][0]):
+            reading.add("error", "description", f"{key!r} is {kind_of(value)}", "corpus.json", expected=kinds[key][1])
+        else:
+            sound[key] = value
+    labels = sound.get("labels")
+    if labels is not None and (
+        not labels or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels)
+    ):
+        reading.add(
+            "error", "description", f"'labels' is {labels!r}", "corpus.json", expected="distinct strings, at least one"
+        )
+        del sound["labels"]
+    return sound
