@@ -14,6 +14,7 @@ records in a ledger on disk, tables every half a minute. Every row is a run in a
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
 import os
 import resource
@@ -72,9 +73,11 @@ class Run:
         return float(getattr(part[-1], kind) - getattr(part[0], kind)) / max(done, 1)
 
     def quarters(self, kind: str) -> tuple[float, float]:
-        """The same over the first and the last quarter: alike where it is flat."""
-        quarter = max(2, len(self.samples) // 4)
-        return self.per_trial(kind, slice(quarter)), self.per_trial(kind, slice(-quarter, None))
+        """The same over the first and the last quarter of the trials: alike where it is flat."""
+        counts = [sample.trials for sample in self.samples]
+        first = max(2, bisect.bisect_left(counts, counts[-1] / 4) + 1)
+        last = min(bisect.bisect_left(counts, counts[-1] * 3 / 4), len(counts) - 2)
+        return self.per_trial(kind, slice(first)), self.per_trial(kind, slice(last, None))
 
 
 def make_plan(trials: int) -> Plan:
@@ -256,7 +259,7 @@ def draw(by_trials: Sequence[Run], by_workers: Sequence[Run], path: Path) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--full", action="store_true", help="hours rather than minutes; writes scale.json and scale.png"
+        "--full", action="store_true", help="half an hour and more rather than minutes; draws scale.png"
     )
     parser.add_argument("--one", nargs=2, type=int, metavar=("TRIALS", "WORKERS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -271,8 +274,6 @@ def main() -> None:
     by_workers = [in_its_own_process(sizes["fixed_trials"], workers) for workers in sizes["workers"]]
     print(table(by_workers), flush=True)
     if args.full:
-        everything = {"trials": [asdict(run) for run in by_trials], "workers": [asdict(run) for run in by_workers]}
-        (HERE / "scale.json").write_text(json.dumps(everything))
         draw(by_trials, by_workers, HERE / "scale.png")
 
 

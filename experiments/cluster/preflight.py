@@ -108,12 +108,18 @@ def read_answer(answer: object) -> NodeView | None:
 
 
 def judge(
-    driver: NodeView, node: NodeView, nonce: str, *, needs_gpu: bool, offers_gpus: float = 0, now: float | None = None
+    driver: NodeView,
+    node: NodeView,
+    nonce: str,
+    *,
+    needs_gpu: bool,
+    offers_gpus: float = 0,
+    between: tuple[float, float] | None = None,
 ) -> list[str]:
     """Why trials on `node` could go wrong or count for something else; empty where nothing speaks against it.
 
     offers_gpus  GPUs that the node offers to the scheduler
-    now          the driver's time when it had the answer
+    between      the driver's time when it asked and when it took the answer, which may have waited for it
     """
     problems = []
     if _minor(node.python) != _minor(driver.python):
@@ -137,7 +143,8 @@ def judge(
         problems.append(f"offers {offers_gpus:g} GPUs and sees {node.gpus}")
     if node.free_gb is not None and node.free_gb < MIN_FREE_GB:
         problems.append(f"{node.free_gb:.1f} GB of disk left, {MIN_FREE_GB:.0f} GB wanted")
-    late = node.clock - (driver.clock if now is None else now)
+    asked, taken = between or (driver.clock, driver.clock)
+    late = node.clock - min(max(node.clock, asked), taken)
     if abs(late) > MAX_CLOCK_SECONDS:
         problems.append(f"its clock differs by {late:+.0f} s")
     for name, digest in node.corpora.items():
@@ -212,7 +219,7 @@ def _version(package: str) -> str:
 
 
 def _gpu_names() -> tuple[str, ...]:
-    """Asked of the driver's own tool, so that no CUDA context is made. Respects what the scheduler handed out."""
+    """Asked of the driver's own tool, so that no CUDA context is made: all that this machine or container has."""
     if shutil.which("nvidia-smi") is None:
         return ()
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]

@@ -27,6 +27,7 @@ SETTINGS = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "600",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "0",
+    "RAY_task_events_max_num_task_in_gcs": "10000",  # for the dashboard; 3.5 KB each, 100 000 otherwise
 }
 """Tune's own logs, tables, snapshots and handlers are off: there is one record of what happened, the ledger."""
 

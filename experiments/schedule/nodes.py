@@ -155,7 +155,7 @@ class Guard:
             if not done and time.monotonic() - since < ANSWER_S:
                 continue
             del self._asked[name]
-            problems = self._judged(answer, node) if done else [f"no answer within {ANSWER_S:.0f} s"]
+            problems = self._judged(answer, since, node) if done else [f"no answer within {ANSWER_S:.0f} s"]
             if problems is None:
                 continue
             self._verdicts[name] = problems
@@ -165,7 +165,7 @@ class Guard:
                 self._hold(node)
         return found
 
-    def _judged(self, answer: Any, node: Mapping[str, Any]) -> list[str] | None:
+    def _judged(self, answer: Any, since: float, node: Mapping[str, Any]) -> list[str] | None:
         """What speaks against a node; None where it has left again, as spot instances do."""
         question, driver = self._prepared()
         try:
@@ -182,7 +182,7 @@ class Guard:
             question.nonce,
             needs_gpu="GPU" in self._bundle,
             offers_gpus=node["Resources"].get("GPU", 0),
-            now=time.time(),
+            between=(time.time() - (time.monotonic() - since), time.time()),
         )
 
     def _tell(self, node: str, problems: list[str]) -> None:

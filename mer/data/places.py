@@ -24,9 +24,16 @@ def find_corpus(name: str, root: Path | str | None = None) -> Path:
         return fetch_corpus(name, patience=HURRY_S)
     name = name.removeprefix("file://")
     base = Path(root if root is not None else os.environ.get("MER_DATA", "data"))
-    for candidate in (base / name, Path(name)):
-        if candidate.is_dir() and not (candidate == Path(name) and name == "demo"):
-            return candidate
+    try:
+        for candidate in (base / name, Path(name)):
+            if candidate.is_dir() and not (candidate == Path(name) and name == "demo"):
+                return candidate
+    except PermissionError as error:
+        raise UserError(
+            f"you may not look for the corpus {name!r} there",
+            where=str(error.filename),
+            hint="Ask for membership of the group that may (`id -nG` shows yours), or set MER_DATA to another folder.",
+        ) from None
     if name == "demo":
         from mer.data.demo import demo_corpus
 

@@ -89,11 +89,14 @@ def open_store(root: str | os.PathLike[str], *, hint: str = HINT, patience: floa
     text = os.fspath(root)
     if not is_address(text):
         return LocalStore(Path(text.removeprefix("file://")).absolute(), hint)
-    if urlsplit(text).username:
+    parts = urlsplit(text)
+    public = parts.scheme in ("gs", "gcs") and parts.username == "anonymous" and parts.password is None
+    if parts.username and not public:
         raise UserError(
             "credentials in an address: they would be written into results and logs",
-            where=f"{urlsplit(text).scheme}://...@{urlsplit(text).hostname}",
-            hint="Take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role.",
+            where=f"{parts.scheme}://...@{parts.hostname}",
+            hint="Take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// "
+            "GOOGLE_APPLICATION_CREDENTIALS), or a profile or role.",
         )
     from pyarrow.fs import FileSystem
 

@@ -168,10 +168,10 @@ class Host:
             stdout=log, stderr=log,
         )  # fmt: skip
 
-    def ssh(self, command: str, *, key: Path, check: bool = True, timeout: float = 300) -> str:
+    def ssh(self, command: str, *, key: Path, check: bool = True) -> str:
         done = subprocess.run(
             ["ssh", *SSH_OPTIONS, "-i", str(key), f"root@{self.address}", f"bash -lc {_quoted(command)}"],
-            capture_output=True, text=True, check=False, timeout=timeout,
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         if check and done.returncode != 0:
             raise AssertionError(f"{self.name}: {command}\n{done.stdout}\n{done.stderr}")
@@ -239,16 +239,16 @@ class Lab:
         self.wait_for_ssh(host)
         return host
 
-    def wait_for_ssh(self, host: Host, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if "ready" in host.ssh("echo ready", key=self.key, check=False):
-                return
-            time.sleep(0.5)
-        raise AssertionError((host.folder / "sshd.log").read_text())
+    def wait_for_ssh(self, host: Host) -> None:
+        def boots() -> bool:
+            assert host.process is not None
+            assert host.process.poll() is None, (host.folder / "sshd.log").read_text()
+            return True
 
-    def ssh(self, name: str, command: str, *, check: bool = True, timeout: float = 300) -> str:
-        return self.hosts[name].ssh(command, key=self.key, check=check, timeout=timeout)
+        until(lambda: "ready" in host.ssh("echo ready", key=self.key, check=False), f"sshd on {host.name}", boots)
+
+    def ssh(self, name: str, command: str, *, check: bool = True) -> str:
+        return self.hosts[name].ssh(command, key=self.key, check=check)
 
     def account(self, name: str, user: str, umask: str) -> Path:
         """Give a user a home folder with the project, and an environment that has it. Returns the home folder."""

@@ -49,13 +49,19 @@ class Endpoint:
         self.inside.clear()
 
     def _let_in(self, door: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            try:
                 guest, _ = door.accept()
+            except OSError:  # shut
+                return
+            try:
                 server = socket.create_connection(("127.0.0.1", self.behind))
-                self.inside += [guest, server]
-                for one, other in ((guest, server), (server, guest)):
-                    threading.Thread(target=_carry, args=(one, other), daemon=True).start()
+            except OSError:  # too busy to open: this guest has to come again, the others need not
+                guest.close()
+                continue
+            self.inside += [guest, server]
+            for one, other in ((guest, server), (server, guest)):
+                threading.Thread(target=_carry, args=(one, other), daemon=True).start()
 
 
 def _carry(source: socket.socket, target: socket.socket) -> None:

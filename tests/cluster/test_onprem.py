@@ -29,8 +29,8 @@ class Site:
     lab: Any
     spaces: Any
 
-    def desk(self, command: str, *, check: bool = True, timeout: float = 3600) -> str:
-        return str(self.lab.ssh("desk", ON_DESK + command, check=check, timeout=timeout))
+    def desk(self, command: str, *, check: bool = True) -> str:
+        return str(self.lab.ssh("desk", ON_DESK + command, check=check))
 
     def up(self) -> None:
         """`ray up`, and wait until the workers have joined: each says so in the log that the file gives it."""
@@ -129,8 +129,8 @@ def site(shared_lab: Any, spaces: Any) -> Site:
         lab.add(name)
     home = lab.hosts["desk"].home
     spaces.project = lab.clone_project("desk")
-    (home / ".ssh" / "id_ed25519").write_text(lab.key.read_text())
-    (home / ".ssh" / "id_ed25519").chmod(0o600)
+    (home / ".ssh" / "mer_cluster").write_text(lab.key.read_text())
+    (home / ".ssh" / "mer_cluster").chmod(0o600)
     shipped = (home / "mer-ablation" / "cluster" / "onprem.yaml").read_text()
     workers = [lab.hosts[name].address for name in WORKERS]
     mine = substituted(shipped, head=lab.hosts["head"].address, workers=workers)

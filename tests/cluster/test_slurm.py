@@ -69,7 +69,8 @@ def slurm(shared_lab: Any, spaces: Any) -> Any:
             --log-file=/run/munge/log --seed-file=/run/munge/seed
         export SLURM_CONF=$HOME/slurm.conf
         slurmctld && slurmd
-        mkdir /mnt/shared/lab && chgrp lab /mnt/shared/lab && chmod 2770 /mnt/shared/lab
+        umask 077  # whoever owns the disk may be as careful as anna; then as the page says
+        mkdir -p /mnt/shared/lab && chgrp -R lab /mnt/shared/lab && chmod -R g+rwXs /mnt/shared/lab
         """,
     )
     lab.account("slurm", "anna", umask="077")

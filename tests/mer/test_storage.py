@@ -56,6 +56,14 @@ def test_credentials_in_an_address_are_refused_without_being_shown() -> None:
     assert "AKIAKEY" not in str(caught.value)
 
 
+def test_nobody_is_no_credentials() -> None:
+    """What Google's stores ask for where a bucket is public."""
+    assert open_store("gs://anonymous@bucket/corpora").path("tiny") == "gs://anonymous@bucket/corpora/tiny"
+    for address in ("gs://anonymous:word@bucket/corpora", "s3://anonymous@bucket/corpora"):
+        with pytest.raises(UserError, match="credentials in an address"):
+            open_store(address)
+
+
 def test_a_file_address_is_a_folder(tmp_path: Path) -> None:
     assert isinstance(open_store(f"file://{tmp_path}"), LocalStore)
 

@@ -127,7 +127,12 @@ def test_versions_clock_gpu_and_corpus(driver: NodeView) -> None:
     assert judge(good, good, "n", needs_gpu=True) == ["no GPU visible"]
     late = dataclasses.replace(good, clock=good.clock + 3600)
     assert judge(good, late, "n", needs_gpu=False) == ["its clock differs by +3600 s"]
-    assert judge(good, late, "n", needs_gpu=False, now=good.clock + 3601) == []  # it has answered an hour later
+    hour = good.clock, good.clock + 3601
+    assert judge(good, late, "n", needs_gpu=False, between=hour) == []  # it has answered an hour later
+    assert judge(good, good, "n", needs_gpu=False, between=hour) == []  # or its answer has waited for the driver
+    for wrong, said in ((good.clock - 100, "-100 s"), (good.clock + 3701, "+100 s")):
+        other = dataclasses.replace(good, clock=wrong)
+        assert judge(good, other, "n", needs_gpu=False, between=hour) == [f"its clock differs by {said}"]
     other = dataclasses.replace(good, packages={**good.packages, "ray": "2.59.0"})
     assert "ray 2.59.0, the driver has" in judge(good, other, "n", needs_gpu=False)[0]
     folder = next(iter(good.corpora))

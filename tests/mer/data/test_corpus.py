@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -197,3 +198,16 @@ def test_loading_needs_nothing_heavy(sound: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_that_one_may_not_enter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = str(tmp_path / "lab" / "vnemos")
+
+    def stat(path: object, **more: object) -> os.stat_result:  # root, who may run this, may enter everywhere
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        with pytest.raises(UserError, match="you may not look for the corpus 'vnemos' there") as caught:
+            find_corpus("vnemos", tmp_path / "lab")
+    assert closed in str(caught.value)
