@@ -41,10 +41,6 @@ class Estimate:
     peak_mb: float
 
     @property
-    def total_epochs(self) -> float:
-        return sum(self.epochs.values())
-
-    @property
     def total_seconds(self) -> float | None:
         return None if self.seconds is None else sum(self.seconds.values())
 

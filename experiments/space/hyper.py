@@ -42,16 +42,6 @@ class Hyper:
             value = self.low + unit * (self.high - self.low)
         return min(max(float(f"{value:.6g}"), self.low), self.high)
 
-    def near_edge(self, value: Scalar, share: float = 0.05) -> bool:
-        """Does a chosen value lie at the range's edge (so that the range should perhaps be wider)?"""
-        if self.kind == "choice" or isinstance(value, str):
-            return False
-        if self.kind in ("loguniform", "logint"):
-            unit = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            unit = (value - self.low) / (self.high - self.low)
-        return unit < share or unit > 1 - share
-
 
 @functools.lru_cache(maxsize=65536)
 def _unit(seed: int, path: str, k: int) -> float:

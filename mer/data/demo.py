@@ -202,6 +202,19 @@ def make_demo(folder: Path | str, *, params: DemoParams = DemoParams()) -> Path:
     return folder
 
 
+def written_dialogue(params: DemoParams, number: int) -> list[tuple[str, str]]:
+    """Speakers and sentences of a further dialogue in the corpus's language: text alone, and no label.
+
+    >>> [speaker for speaker, _ in written_dialogue(DemoParams(seed=1, turns=3), 0)]
+    ['A', 'B', 'A']
+    """
+    random, lines = _random(params, "written", str(number)), []
+    for turn, emotion in enumerate(_emotions(random, params)):
+        who = turn % 2 if random.random_sample() < 0.9 else (turn + 1) % 2
+        lines.append(("AB"[who], _sentence(random, _expressed(random, emotion, params.text, TEXT_MISTAKES), params)))
+    return lines
+
+
 def _write(folder: Path, params: DemoParams) -> None:
     import numpy as np
 

@@ -112,14 +112,14 @@ def window_edges(packed: Layout, past: int | None = 10, future: int | None = 10,
     return _edges(sources, targets, packed.size)
 
 
-def _ranges(nodes: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Every (source, target) with `low[target] <= source <= high[target]`, by target, then source."""
+def _ranges(nodes: Tensor, low: Tensor, high: Tensor, begin: int = 0) -> tuple[Tensor, Tensor]:
+    """Every (source, target) with `low <= source <= high` for each of `nodes`, which count up from `begin`."""
     counts = high - low + 1
     end = counts.cumsum(0, dtype=torch.int32)
     total = int(end[-1]) if nodes.numel() else 0
     target = torch.repeat_interleave(nodes, counts, output_size=total)
-    source = torch.arange(total, device=nodes.device, dtype=torch.int32) + (low - (end - counts))[target]
-    return source, target
+    shift = (low - (end - counts))[target - begin if begin else target]
+    return torch.arange(total, device=nodes.device, dtype=torch.int32) + shift, target
 
 
 def _edges(sources: list[Tensor], targets: list[Tensor], size: int) -> Edges:
@@ -133,10 +133,29 @@ def _edges(sources: list[Tensor], targets: list[Tensor], size: int) -> Edges:
     return Edges(index, relation, bounds)
 
 
-def pairs(packed: Layout, heard: Tensor, *, causal: bool = False) -> tuple[Tensor, Tensor]:
-    """Every ordered pair (source, target) within a dialogue, without self-pairs, sources heard; by target."""
-    nodes = torch.arange(packed.size, device=packed.dialogue.device, dtype=torch.int32)
-    high = nodes - 1 if causal else packed.last.int()
-    source, target = _ranges(nodes, packed.first.int(), high)
+def pairs(
+    packed: Layout, heard: Tensor, *, causal: bool = False, targets: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
+    """Every ordered pair (source, target) within a dialogue, without self-pairs, sources heard; by target.
+
+    `targets` restricts them to a range of nodes.
+    """
+    nodes = torch.arange(packed.size, device=packed.dialogue.device, dtype=torch.int32)[targets]
+    high = nodes - 1 if causal else packed.last[targets].int()
+    source, target = _ranges(nodes, packed.first[targets].int(), high, begin=targets.start or 0)
     keep = ((source != target) & heard[source]).nonzero().squeeze(1)
     return source[keep].long(), target[keep].long()
+
+
+def blocks(packed: Layout, size: int) -> list[slice]:
+    """Ranges of nodes with about `size` pairs each, at least one node.
+
+    >>> from mer.batch import Dialogues
+    >>> packed = layout(Dialogues(torch.zeros(5).long(), torch.zeros(5).long(), torch.arange(5.0)))
+    >>> blocks(packed, 10)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    total = (packed.last - packed.first + 1).cumsum(0)
+    _, counts = torch.unique_consecutive((total - 1) // size, return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mer.graph.edges import Layout, pairs
+from mer.graph.edges import Layout, blocks, pairs
 from mer.graph.precision import wide
 
 
@@ -29,7 +29,8 @@ class SimilarityEdges(nn.Module):
     the result is continuous in h: a tie at the cut changes nothing. (A softmax over a hard top-k jumps there, and then
     rounding noise, hence the composition of a batch, decides.)
 
-    Cost: time O(pairs within a dialogue), memory O(chunk + neighbours × N).
+    Cost: time O(pairs within a dialogue), memory O(chunk × key_dim + neighbours × N): pairs are looked at a chunk at a
+    time.
 
     >>> import torch
     >>> from mer.batch import Dialogues
@@ -53,9 +54,7 @@ class SimilarityEdges(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             query = F.normalize(self.query(wide(h)), dim=-1)
             key = F.normalize(self.key(wide(h)), dim=-1)
-            source, target = pairs(packed, heard, causal=self.causal)
-            kept, cut = self._prune(query.detach(), key.detach(), source, target)
-            source, target = source[kept], target[kept]
+            source, target, cut = self._prune(query.detach(), key.detach(), packed, heard)
             score = (query[target] * key[source]).sum(-1)
             # The cut's own similarity, with its gradient; where nothing was pruned the threshold is 0.
             pruned = (query * key[cut.clamp(min=0)]).sum(-1)
@@ -65,22 +64,20 @@ class SimilarityEdges(nn.Module):
             return WeightedEdges(torch.stack([source, target]), strength / (1 + total[target]))
 
     @torch.no_grad()
-    def _prune(self, query: Tensor, key: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions of the pairs to keep, and for each node the source that was pruned last (-1: none)."""
-        score = torch.cat(
-            [
-                (query[t] * key[s]).sum(-1)
-                for s, t in zip(torch.split(source, self.chunk), torch.split(target, self.chunk), strict=True)
-            ]
-        )
-        # Similarities lie within [-1, 1], so one sort orders by target, then from most to least similar.
-        order = torch.argsort(target.double() * 4 - score.double())
-        nodes = query.shape[0]
-        counts = torch.bincount(target, minlength=nodes)
-        begin = counts.cumsum(0) - counts
-        rank = torch.arange(target.numel(), device=target.device) - begin[target]
-        cut = torch.full((nodes,), -1, device=target.device)
-        last = order[rank == self.neighbours]
-        cut[target[last]] = source[last]
-        kept = order[rank < self.neighbours]
-        return kept, cut
+    def _prune(self, query: Tensor, key: Tensor, packed: Layout, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sources and targets of the pairs to keep, and for each node the source that was pruned first (-1: none)."""
+        cut = torch.full((packed.size,), -1, device=query.device)
+        sources, targets = [], []
+        for block in blocks(packed, self.chunk):
+            source, target = pairs(packed, heard, causal=self.causal, targets=block)
+            score = (query[target] * key[source]).sum(-1)
+            # Similarities lie within [-1, 1], so one sort orders by target, then from most to least similar.
+            order = torch.argsort(target.double() * 4 - score.double())
+            source, target = source[order], target[order]
+            counts = torch.bincount(target, minlength=packed.size)
+            rank = torch.arange(target.numel(), device=target.device) - (counts.cumsum(0) - counts)[target]
+            first = rank == self.neighbours
+            cut[target[first]] = source[first]
+            sources.append(source[rank < self.neighbours])
+            targets.append(target[rank < self.neighbours])
+        return torch.cat(sources), torch.cat(targets), cut

@@ -204,6 +204,27 @@ def test_every_part_learns(config: Any, conversation: Any) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_reconstruction_learns_from_what_was_there_and_hidden_alone(
+    rate: float, config: Any, conversation: Any
+) -> None:
+    """Nothing hidden: nothing to learn from. What is left, and what never was, stays out."""
+    batch, kept = conversation((9, 8, 7, 6)), []
+    model = build(config | {"drop_rate": rate, "lambda_reconstruction": 1.0, "dropout": 0.0}).train()
+    set_generator(model, torch.Generator().manual_seed(0))
+    keep = model.network.drop.keep
+    model.network.drop.keep = lambda *given: kept.append(keep(*given)) or kept[-1]
+    output, expected = model(**batch), []
+    for column, name in enumerate(NAMES):
+        hidden = batch["modality_masks"][:, column] & ~kept[0][:, column]
+        target = torch.nn.functional.layer_norm(batch[name], batch[name].shape[-1:])[hidden]
+        error = torch.nn.functional.smooth_l1_loss(output.reconstructed[name][hidden], target)
+        expected.append(error if hidden.any() else torch.zeros(()))
+    loss = output.losses["reconstruction"]
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    assert (loss > 0) == (rate > 0)
+
+
 def test_weights_scale_their_losses(config: Any, conversation: Any) -> None:
     names = ("reconstruction", "alignment", "consistency", "classification")
     found = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor
 from torch_geometric.nn import RGCNConv
 
 from mer.batch import Dialogues
 from mer.graph.edges import RELATIONS, Layout, layout, window_edges
-from mer.graph.messages import Adjacency, RelationalMean, WeightedSum, adjacency
+from mer.graph.messages import Adjacency, DialogueGraph, RelationalMean, WeightedSum, adjacency
 from mer.graph.similarity import WeightedEdges
 
 
@@ -64,6 +66,33 @@ def test_memory_is_linear_in_edges() -> None:
         edges, held = numbers(length)
         assert edges == length * (length - 1)
         assert held <= 7 * edges + 2
+
+
+@pytest.mark.parametrize("width", [4, 32])
+def test_what_a_step_keeps_grows_with_edges_and_not_with_edges_times_width(width: int) -> None:
+    """Numbers held for the backward pass, at windows of 1 and of the whole dialogue: a few more per further edge."""
+    torch.manual_seed(0)
+    options = {"layers": 1, "dropout": 0.0, "similarity": False, "neighbours": 1}
+    x, kept, edges = torch.randn(80, width, requires_grad=True), [], []
+    for window in (1, None):
+        torch.manual_seed(0)
+        network = DialogueGraph(width, past=window, future=window, **options)
+        graph = network.window(packed((80,)), torch.ones(80, dtype=torch.bool), torch.float32)
+        matrix, held = graph.matrix, {}
+        for sparse in (matrix.forward, matrix.backward):
+            for part in (sparse.crow_indices(), sparse.col_indices(), sparse.values()):
+                held[part.data_ptr()] = part.numel()
+
+        def keep(tensor: Tensor, held: dict[int, int] = held) -> Tensor:
+            if tensor.layout == torch.strided:
+                held[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(x, graph).sum()
+        kept.append(sum(held.values()))
+        edges.append(graph.edges.count)
+    assert kept[1] - kept[0] <= 5 * (edges[1] - edges[0])
 
 
 def test_weighted_sum_of_literal_values() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ from experiments.reporting.run import load_run
 from experiments.results.ledger import Ledger
 from experiments.schedule.run import execute
 from experiments.space.load import make_plan
-from experiments.space.plan import Plan
+from experiments.space.plan import Plan, Slot, Stage
+from mer.data.corpus import load_corpus
+from mer.data.store import FeatureStore
+from mer.streams import streams
+from mer.training import Trainer
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
 MODALITIES = ("audio", "visual", "text")
@@ -114,6 +119,35 @@ def test_sessions_are_left_out_one_at_a_time(iemocap: str, tmp_path: Path) -> No
     sessions = where["utterance"].str[:5]
     assert where.groupby("fold")["utterance"].apply(lambda ids: ids.str[:5].nunique()).tolist() == [1] * 5
     assert set(sessions) == {f"Ses{n:02d}" for n in range(1, 6)}
+
+
+@pytest.mark.parametrize("name", ["iemocap", "meld"])
+def test_one_model_per_condition_is_a_comment_away(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, feature_store: FeatureStore
+) -> None:
+    """The levels in comments, uncommented: trained and chosen under the condition that they are named after."""
+    text = (SPACES / f"cadgl_{name}.yaml").read_text()
+    levels = re.findall(r"^    # (.*missing\.train.*)$", text, flags=re.MULTILINE)
+    assert len(levels) == 3
+    space = tmp_path / "each.yaml"
+    space.write_text(re.sub(r"^    # ", "    ", text, flags=re.MULTILINE))
+    corpus = request.getfixturevalue(name)
+    plan = make_plan(space, data=[corpus], sets=SMALL)
+    data = load_corpus(corpus).train_valid()
+    kept: dict[str, list[dict[str, float]]] = {}
+    for cell in plan.cells:
+        if "train_rate" not in cell.name:
+            continue
+        recipe = plan.recipe(Slot(cell.corpus, cell.name, 0, 0, Stage.CONFIRM), {})
+        trainer = Trainer(recipe, data, streams(0, name, 0, 0, "confirm"), store=feature_store, device="cpu")
+        for masks in (trainer.train_available(0), trainer.valid_available):
+            kept.setdefault(cell.name, []).append(dict(zip(trainer.train.modalities, masks.mean(axis=0), strict=True)))
+    for masks in kept["train_rate=only text"]:
+        assert masks == {"audio": 0, "visual": 0, "text": 1}
+    for masks in kept["train_rate=without text"]:
+        assert masks == {"audio": 1, "visual": 1, "text": 0}
+    for masks in kept["train_rate=0.5"]:
+        assert 0.3 < sum(masks.values()) / 3 < 0.7
 
 
 def test_every_cell_of_meld_runs(meld: str, tmp_path: Path) -> None:
