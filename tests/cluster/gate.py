@@ -42,9 +42,12 @@ def wait() -> None:
         may_pass = int(shut.read_text())
     except FileNotFoundError:
         return
-    (HERE / "passed" / name).touch()
-    if len(list((HERE / "passed").iterdir())) <= may_pass:
-        return
+    for ticket in range(may_pass):  # counting who has come would hold up all of those that come at once
+        try:
+            (HERE / "passed" / str(ticket)).touch(exist_ok=False)
+            return
+        except FileExistsError:
+            continue
     (HERE / "waiting" / name).touch()
     while shut.exists():
         time.sleep(0.05)

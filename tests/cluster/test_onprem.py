@@ -273,6 +273,7 @@ def test_a_worker_dies_and_another_joins(site: Site, spaces: Any) -> None:
     """Power off one of two workers in the middle of a trial, and start a third by hand, as the docs say."""
     lab = site.lab
     run = site.begin("faults", waiting={"mer-one", "mer-two"}, passed=2)
+    lab.until(lambda: len(site.finished("faults")) >= 2, "two trials", run.goes_on)
     lab.hosts["one"].kill()
     before = site.finished("faults")
     _start(site, "three")
