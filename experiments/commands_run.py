@@ -108,18 +108,20 @@ def _what(options: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         dest="sets",
         metavar="KEY=VALUE",
-        help="change the space or the recipe: tune.draws=16, optimizer.lr=1e-3; may be repeated",
+        help="change the space or the recipe: tune.draws=16 optimizer.lr=1e-3; may be repeated",
     )
     parser.add_argument(
         "--only",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="FACTOR=LEVEL,LEVEL",
-        help="keep the cells with these levels alone; may be repeated",
+        help="keep the cells with these levels alone, of one factor or several; may be repeated",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="root of all random streams (default: %(default)s)"

@@ -13,7 +13,7 @@ from mer.bundle.declared import why_not
 from mer.encoders import LEVELS
 from mer.recipe import Recipe
 
-SEQUENCES = "its encoders give sequences, where a bundle saves little on a processor"
+SEQUENCES = "their encoders give sequences, where a bundle saves little on a processor"
 
 
 def choose(

@@ -57,8 +57,8 @@ def why_not(recipe: Recipe) -> str | None:
 
 
 WHOLE_DIALOGUES = (
-    "it works on whole dialogues, whose number and lengths differ from batch to batch and member to member; "
-    "its shapes and edges follow them, and vmap has one shape for all"
+    "it works on whole dialogues, whose number and lengths differ from trial to trial, and a step for several trials "
+    "has one shape for all"
 )
 
 

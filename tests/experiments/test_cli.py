@@ -69,6 +69,16 @@ def test_user_mistakes_end_in_two_and_one_message(capsys: pytest.CaptureFixture[
     assert main(["evaluate", str(tmp_path), "demo"]) == 2
 
 
+@pytest.mark.parametrize("repeated", [True, False])
+def test_several_factors_can_be_kept_at_once_or_one_by_one(repeated: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    again = ["--only"] if repeated else []
+    kept = ["--only", "modalities=both", *again, "pooling=mean,min"]
+    assert main(["plan", "quickstart", *kept, "--set", "studies=2", "tune.draws=1", "--no-smoke"]) == 0
+    shown = capsys.readouterr().out
+    assert "\n2 studies" in shown
+    assert "\n3 cells" in shown
+
+
 def test_missing_weights_stop_a_run_before_its_first_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
