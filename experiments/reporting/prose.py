@@ -62,7 +62,7 @@ def _tests(run: Run) -> str:
     claims = run.claims
     level = f"{run.spec.level * 100:g} %"
     if not claims:
-        return f"No contrast was declared: tests are exploratory; intervals are {level} t intervals over studies."
+        return f"No contrast of these cells was declared: tests are exploratory; intervals are {level} t intervals over studies."
     declared = [c for c in claims if not c.contrast.post_hoc]
     tests = listed(sorted({TESTS[c.contrast.test] for c in claims}))
     families = {c.contrast.family: c.family for c in declared}
