@@ -62,7 +62,8 @@ def _tests(run: Run) -> str:
     claims = run.claims
     level = f"{run.spec.level * 100:g} %"
     if not claims:
-        return f"No contrast of these cells was declared: tests are exploratory; intervals are {level} t intervals over studies."
+        undeclared = "No contrast of these cells was declared: tests are exploratory"
+        return f"{undeclared}; intervals are {level} t intervals over studies."
     declared = [c for c in claims if not c.contrast.post_hoc]
     tests = listed(sorted({TESTS[c.contrast.test] for c in claims}))
     families = {c.contrast.family: c.family for c in declared}

@@ -253,7 +253,8 @@ def _differences(run: Run, summary: Summary, baseline: str) -> list[Comparison |
 def _about_p(run: Run, declared: Mapping[str, Claim], size: int) -> list[Note]:
     if not declared:
         rows = count(size, "row")
-        return [Note(f"p: paired t test, Holm-adjusted over the {rows}; no contrast of these cells was declared: exploratory.")]
+        test = f"p: paired t test, Holm-adjusted over the {rows}"
+        return [Note(f"{test}; no contrast of these cells was declared: exploratory.")]
     notes = [Note(family_sentence(run) + (" Rows without p were not declared." if len(declared) < size else ""))]
     if any(claim.contrast.post_hoc for claim in declared.values()):
         notes.append(Note("Post hoc: declared or changed after the first confirm result.", "c"))
