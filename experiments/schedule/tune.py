@@ -292,9 +292,9 @@ class Crew(Callback, Stopper):
             self._looked = now
             self._room = self.packing.room(cast("dict[str, float]", ray.cluster_resources()))  # type: ignore[no-untyped-call]
             self._read_pulse()
-            if self.session.overtime and self._stopping_since is None:
-                self._stopping_since = now
-                self.pulse.stop.remote()
+        if self.session.overtime and self._stopping_since is None:
+            self._stopping_since = now
+            self.pulse.stop.remote()
         if self._tick is not None:
             try:
                 self._tick(self)

@@ -10,6 +10,7 @@ import re
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,7 @@ def test_close_to_its_time_limit_the_job_saves_its_trials_and_requeues_itself(sl
     slurm.until(lambda: bool(spaces.gate.waiting()), "a trial that waits", lambda: goes_on(slurm, job))
     slurm.as_user("slurm", "anna", f"scancel --batch --signal=USR1 {job}")
     slurm.until(lambda: "interrupted: saving running trials" in log(slurm, job), "the run to be told")
+    time.sleep(5)  # it tells its workers on its next turn; a trial that ended before that would have nothing to save
     spaces.gate.open()
     slurm.until(lambda: "missing" in log(slurm, job), "the first part of the run to end")
     assert list((slurm.shared / "lab" / "requeued" / "_state").glob("[!_]*"))  # in the middle of a trial
