@@ -35,6 +35,7 @@ def status(folder: str) -> dict[str, Any]:
             "neither a run nor a results folder",
             where=text,
             expected="a folder with trials.parquet (results/<space>) or with ledger/",
+            hint=_no_tables_yet(text),
         )
     attempts = len(snapshot.table)
     return {
@@ -48,6 +49,17 @@ def status(folder: str) -> dict[str, Any]:
             "notices": ledger.notices,
         },
     }
+
+
+def _no_tables_yet(text: str) -> str | None:
+    """What to say of a run that was ended before its first tables, half a minute after its start."""
+    parent, _, name = text.rpartition("/")
+    if not parent or name not in open_store(parent).folders(""):
+        return None
+    trials = len(Ledger(parent).refresh())
+    if not trials:
+        return None
+    return f"{parent} has {trials} trials on record; tables of {name} are written with the next `mer run`."
 
 
 def _has(store: Store, name: str) -> bool:

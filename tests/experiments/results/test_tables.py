@@ -169,8 +169,11 @@ def test_status_reads_files_alone(small_plan: Any, tmp_path: Path, capsys: pytes
         args = parser.parse_args(command)
         assert args.func(args) == 0
     assert "30 trials; 30 files merged" in capsys.readouterr().out
-    with pytest.raises(UserError, match="neither a run nor a results folder"):
+    with pytest.raises(UserError, match=r"neither a run nor a results folder; .* with ledger/$"):
         status(str(tmp_path / "nowhere"))
+    (tmp_path / "killed" / "tensorboard").mkdir(parents=True)
+    with pytest.raises(UserError, match="30 trials on record; tables of killed"):
+        status(str(tmp_path / "killed"))
 
 
 def test_status_imports_nothing_heavy() -> None:
