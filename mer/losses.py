@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mer import levels, recipe
 from mer.errors import UserError
+from mer.precision import wide
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -138,8 +139,7 @@ def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
     0.2194
     """
     with torch.autocast(student.device.type, enabled=False):
-        wide = [x if x.dtype == torch.float64 else x.float() for x in (student, teacher.detach())]
-        log_p, log_q = (torch.log_softmax(x, dim=-1) for x in wide)
+        log_p, log_q = (torch.log_softmax(wide(x), dim=-1) for x in (student, teacher.detach()))
         log_mean = torch.logaddexp(log_p, log_q) - math.log(2.0)
         divergences = [nn.functional.kl_div(log_mean, x, reduction="none", log_target=True) for x in (log_p, log_q)]
         return (divergences[0] + divergences[1]).sum(-1).mean() / 2

@@ -26,7 +26,7 @@ from mer.evaluation import Predictions, predict
 from mer.layers import set_generator
 from mer.losses import build_loss
 from mer.model import Model, build_model, needs_dialogues
-from mer.precision import autocast
+from mer.precision import autocast, wide
 from mer.recipe import Recipe
 from mer.streams import Streams, derive
 
@@ -274,11 +274,6 @@ class Trainer:
             scale *= self.plateau.scale
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * scale
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 @dataclass

@@ -39,10 +39,10 @@ from mer.data.store import FeatureStore
 from mer.errors import UserError
 from mer.evaluation import Predictions
 from mer.model import Model
-from mer.precision import autocast
+from mer.precision import autocast, wide
 from mer.recipe import Recipe
 from mer.streams import Streams, derive
-from mer.training import Diverged, EpochReport, SplitLoader, Trainer, split_loader, wide
+from mer.training import Diverged, EpochReport, SplitLoader, Trainer, split_loader
 
 
 class BundleTrainer:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mer.graph.precision import wide
+from mer.precision import wide
 
 
 def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: Tensor | float) -> Tensor:

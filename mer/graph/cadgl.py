@@ -19,10 +19,10 @@ from mer.batch import Dialogues
 from mer.errors import UserError
 from mer.graph.edges import Edges, layout
 from mer.graph.network import DialogueNetwork
-from mer.graph.precision import wide
 from mer.graph.settings import from_config, has, read
 from mer.graph.similarity import WeightedEdges
 from mer.losses import disagreement
+from mer.precision import wide
 
 MODALITIES = ("audio", "visual", "text")
 """The order of the columns of `modality_masks`."""

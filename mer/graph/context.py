@@ -10,8 +10,8 @@ from mer.context import Context
 from mer.errors import UserError
 from mer.graph.edges import layout
 from mer.graph.messages import DialogueGraph
-from mer.graph.precision import wide
 from mer.graph.settings import check_window
+from mer.precision import wide
 
 
 class GraphContext(Context):

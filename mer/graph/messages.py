@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from mer.graph.edges import RELATIONS, Edges, Layout, window_edges
-from mer.graph.precision import wide
 from mer.graph.similarity import SimilarityEdges, WeightedEdges
 from mer.layers import Dropout
+from mer.precision import wide
 
 with warnings.catch_warnings():
     # torch calls its CSR tensors beta, once per process; what is used of them here is covered by tests.

@@ -20,10 +20,10 @@ from mer.graph.drop import ModalityDrop
 from mer.graph.edges import Layout
 from mer.graph.messages import DialogueGraph, Graph
 from mer.graph.ode import GraphODE
-from mer.graph.precision import wide
 from mer.graph.reconstruction import Reconstruction, reconstruction_loss
 from mer.graph.settings import Settings
 from mer.layers import Dropout, Noise
+from mer.precision import wide
 
 
 @dataclass(frozen=True, slots=True)

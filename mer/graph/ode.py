@@ -12,7 +12,7 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from mer.graph.edges import RELATIONS
 from mer.graph.messages import Graph, RelationalMean, WeightedSum
-from mer.graph.precision import wide
+from mer.precision import wide
 
 
 class Dynamics(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mer.graph.precision import wide
 from mer.layers import Dropout
+from mer.precision import wide
 
 START = 0.1
 """Size of the first weights that bring imagined content into a state: at first it is nearly left alone."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mer.graph.edges import Layout, blocks, pairs
-from mer.graph.precision import wide
+from mer.precision import wide
 
 
 @dataclass(frozen=True, slots=True)
