@@ -108,20 +108,18 @@ def _what(options: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set",
-        action="extend",
-        nargs="+",
+        action="append",
         default=[],
         dest="sets",
         metavar="KEY=VALUE",
-        help="change the space or the recipe: tune.draws=16 optimizer.lr=1e-3; may be repeated",
+        help="change the space or the recipe: tune.draws=16, optimizer.lr=1e-3; may be repeated",
     )
     parser.add_argument(
         "--only",
-        action="extend",
-        nargs="+",
+        action="append",
         default=[],
         metavar="FACTOR=LEVEL,LEVEL",
-        help="keep the cells with these levels alone, of one factor or several; may be repeated",
+        help="keep the cells with these levels alone; may be repeated",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="root of all random streams (default: %(default)s)"

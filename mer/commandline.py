@@ -35,11 +35,18 @@ class Parser(argparse.ArgumentParser):
         >>> action = parser.add_argument("--budget")
         >>> parser._for_people("unrecognized arguments: --bugdet 2h")
         "unknown option '--bugdet'; did you mean '--budget'?"
+        >>> action = parser.add_argument("--only", metavar="FACTOR=LEVEL")
+        >>> parser._for_people("unrecognized arguments: fusion=tacfn")
+        "unknown argument 'fusion=tacfn'; did you mean '--only fusion=tacfn'?"
         """
         extra = re.fullmatch(r"unrecognized arguments: (\S+)(.*)", message)
         if extra:
             options = [option for action in self._actions for option in action.option_strings]
-            meant = nearest(extra[1], options)
+            if "=" in extra[1] and not extra[1].startswith("-"):  # such options take one, and may be repeated
+                takes = [a.option_strings[-1] for a in self._actions if "=" in str(a.metavar) and a.option_strings]
+                meant: str | None = "' or '".join(f"{option} {extra[1]}" for option in takes)
+            else:
+                meant = nearest(extra[1], options)
             what = "option" if extra[1].startswith("-") else "argument"
             return f"unknown {what} {extra[1]!r}" + (f"; did you mean '{meant}'?" if meant else "")
         choice = re.fullmatch(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)

@@ -69,14 +69,16 @@ def test_user_mistakes_end_in_two_and_one_message(capsys: pytest.CaptureFixture[
     assert main(["evaluate", str(tmp_path), "demo"]) == 2
 
 
-@pytest.mark.parametrize("repeated", [True, False])
-def test_several_factors_can_be_kept_at_once_or_one_by_one(repeated: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    again = ["--only"] if repeated else []
-    kept = ["--only", "modalities=both", *again, "pooling=mean,min"]
-    assert main(["plan", "quickstart", *kept, "--set", "studies=2", "tune.draws=1", "--no-smoke"]) == 0
+def test_several_factors_are_kept_one_option_each(capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["--only", "modalities=both", "--only", "pooling=mean,min"]
+    assert main(["plan", *only, "--set", "studies=2", "--set", "tune.draws=1", "--no-smoke", "quickstart"]) == 0
     shown = capsys.readouterr().out
     assert "\n2 studies" in shown
     assert "\n3 cells" in shown
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--space", "quickstart", "--only", "modalities=both", "pooling=mean"])
+    assert ended.value.code == 2
+    assert "did you mean '--set pooling=mean' or '--only pooling=mean'?" in capsys.readouterr().err
 
 
 def test_missing_weights_stop_a_run_before_its_first_trial(
