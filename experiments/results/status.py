@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from experiments.results.ledger import FOLDER, Ledger
 from experiments.slots import Status
 from mer.errors import UserError
-from mer.storage import Store, open_store
+from mer.storage import Store, open_store, parent_of
 
 Table = dict[str, list[Any]]
 
@@ -21,12 +21,11 @@ def status(folder: str) -> dict[str, Any]:
     text = str(folder).rstrip("/")
     store = open_store(text)
     if _has(store, "trials.parquet"):
-        parent, _, _ = store.root.rpartition("/")
-        return _run(store, Ledger(parent or "/"))
+        return _run(store, Ledger(parent_of(store.root)[0]))
     runs = {}
     ledger = Ledger(text)
     for name in store.folders(""):
-        inner = open_store(f"{store.root}/{name}")
+        inner = open_store(store.path(name))
         if _has(inner, "trials.parquet"):
             runs[name] = _run(inner, ledger)
     snapshot = ledger.refresh()
@@ -35,7 +34,7 @@ def status(folder: str) -> dict[str, Any]:
             "neither a run nor a results folder",
             where=text,
             expected="a folder with trials.parquet (results/<space>) or with ledger/",
-            hint=_no_tables_yet(text),
+            hint=_no_tables_yet(store),
         )
     attempts = len(snapshot.table)
     return {
@@ -51,10 +50,10 @@ def status(folder: str) -> dict[str, Any]:
     }
 
 
-def _no_tables_yet(text: str) -> str | None:
+def _no_tables_yet(store: Store) -> str | None:
     """What to say of a run that was ended before its first tables, half a minute after its start."""
-    parent, _, name = text.rpartition("/")
-    if not parent or name not in open_store(parent).folders(""):
+    parent, name = parent_of(store.root)
+    if name not in open_store(parent).folders(""):
         return None
     trials = len(Ledger(parent).refresh())
     if not trials:
@@ -84,7 +83,7 @@ def _run(store: Store, ledger: Ledger) -> dict[str, Any]:
         if now in (Status.FAILED.value, Status.OOM.value, Status.DIVERGED.value):
             reasons[f"{now}: {reason}"] += 1
     return {
-        "run": store.root.rpartition("/")[2],
+        "run": parent_of(store.root)[1],
         "planned": len(table["status"]),
         "counts": dict(sorted(found.items())),
         "since_tables": since,

@@ -1,6 +1,6 @@
 """Where bytes lie: a folder or an object store, behind one interface; and claims on work, across machines."""
 
-from mer.storage.base import Entry, Store, check_writable, free_bytes, is_address, open_store
+from mer.storage.base import Entry, Store, check_writable, free_bytes, is_address, open_store, parent_of
 from mer.storage.local import LocalStore
 from mer.storage.objects import ObjectStore, StoreUnreachable
 
@@ -14,4 +14,5 @@ __all__ = [
     "free_bytes",
     "is_address",
     "open_store",
+    "parent_of",
 ]

@@ -77,6 +77,20 @@ def is_address(text: str | os.PathLike[str]) -> bool:
     return "://" in text and not text.startswith("file://")
 
 
+def parent_of(address: str) -> tuple[str, str]:
+    """The folder that holds a folder, and its name there; an address keeps what says how to reach it.
+
+    >>> parent_of("/data/results/mine"), parent_of("s3://bucket/results?scheme=http&endpoint_override=http://host")
+    (('/data/results', 'mine'), ('s3://bucket?scheme=http&endpoint_override=http://host', 'results'))
+    """
+    place, mark, options = address.partition("?") if is_address(address) else (address, "", "")
+    scheme, slashes, path = place.rpartition("://")
+    parent, slash, name = path.rpartition("/")
+    if slashes and not slash:
+        return address, ""  # a bucket lies in nothing
+    return f"{scheme}{slashes}{parent or '/'}{mark}{options}", name
+
+
 def open_store(root: str | os.PathLike[str], *, hint: str = HINT, patience: float | None = None) -> Store:
     """A store at a folder or at an address that pyarrow knows (`s3://bucket/path`, `gs://...`).
 

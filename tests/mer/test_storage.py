@@ -12,7 +12,7 @@ import pytest
 from pyarrow import fs
 
 from mer.errors import UserError
-from mer.storage import LocalStore, ObjectStore, Store, claims, open_store
+from mer.storage import LocalStore, ObjectStore, Store, claims, open_store, parent_of
 from mer.storage.claims import claim
 
 
@@ -62,6 +62,15 @@ def test_nobody_is_no_credentials() -> None:
     for address in ("gs://anonymous:word@bucket/corpora", "s3://anonymous@bucket/corpora"):
         with pytest.raises(UserError, match="credentials in an address"):
             open_store(address)
+
+
+def test_a_folder_lies_in_another_and_a_bucket_in_none(tmp_path: Path) -> None:
+    assert parent_of("/results") == ("/", "results")
+    for folder in ("/a/b/results", "s3://b/results", "s3://b/x/results?endpoint_override=http://h:9/&x=y"):
+        parent, name = parent_of(folder)
+        assert name == "results"
+        assert ObjectStore(fs.LocalFileSystem(), str(tmp_path), parent).path(name) == folder
+    assert parent_of("s3://bucket?region=eu") == ("s3://bucket?region=eu", "")
 
 
 def test_a_file_address_is_a_folder(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from pyarrow.fs import LocalFileSystem
 
 from experiments.results.cli import add_parser
 from experiments.results.declared import changed_corpora, declare, read_history
@@ -22,6 +23,7 @@ from experiments.schedule.publish import publish
 from experiments.schedule.session import Session
 from experiments.space.plan import Contrast, CorpusRef, Plan, Tuning
 from mer.errors import UserError
+from mer.storage import ObjectStore
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +176,24 @@ def test_status_reads_files_alone(small_plan: Any, tmp_path: Path, capsys: pytes
     (tmp_path / "killed" / "tensorboard").mkdir(parents=True)
     with pytest.raises(UserError, match="30 trials on record; tables of killed"):
         status(str(tmp_path / "killed"))
+
+
+def test_status_of_a_bucket_that_is_reached_by_options(
+    small_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows `?` says how to reach the store, and belongs to every folder in it."""
+    run(small_plan(), tmp_path, trials=8)
+    options = "endpoint_override=http://127.0.0.1:9000&scheme=http"
+
+    def opened(address: str, **more: Any) -> ObjectStore:
+        place, _, given = address.removeprefix("s3://bucket").partition("?")
+        assert given == options
+        return ObjectStore(LocalFileSystem(), f"{tmp_path}{place}", address)
+
+    for module in ("status", "ledger"):
+        monkeypatch.setattr(f"experiments.results.{module}.open_store", opened)
+    assert status(f"s3://bucket?{options}")["runs"]["small"]["planned"] == 30
+    assert status(f"s3://bucket/small?{options}")["run"] == "small"
 
 
 def test_status_imports_nothing_heavy() -> None:
