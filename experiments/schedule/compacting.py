@@ -16,8 +16,8 @@ class Compactor:
     """A thread that merges loose parts when there are many; a part costs milliseconds, and a driver that merged
     thousands between two orders would leave its workers idle for a minute."""
 
-    def __init__(self, ledger: Ledger, every_s: float = EVERY_S) -> None:
-        self.ledger, self.every_s = ledger, every_s
+    def __init__(self, ledger: Ledger, every_s: float | None = None) -> None:
+        self.ledger, self.every_s = ledger, EVERY_S if every_s is None else every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="compactor", daemon=True)
         self._thread.start()

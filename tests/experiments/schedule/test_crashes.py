@@ -32,8 +32,10 @@ identity.recipe_code = lambda recipe: "the code of this test"
 run.PUBLISH_EVERY_S = run.PUBLISH_SHARE = 0.0
 worker.SAVE_EVERY_S = 0.0
 ledger.LOOSE = 4
-import experiments.schedule.session as session
-session.LOOSE = 4
+from experiments.results import decisions
+from experiments.schedule import compacting
+compacting.EVERY_S = 0.01
+decisions.EVERY_S = 0.0
 plan = make_plan(cells=2, studies=2, draws=3)
 result = run.execute(plan, ledger.Ledger(sys.argv[1]), executor="inline", workers=2, progress=False,
                      make_work=MakeFake(seconds=float(sys.argv[2])))
