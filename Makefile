@@ -45,7 +45,6 @@ docs: $(STAMP) pages
 # The pages and the schema that are made from the code; tests fail where they are out of step.
 pages licences: $(STAMP)
 	$(BIN)/python -m docs.tools.generate
-	$(BIN)/mer schema > $(BIN)/schema.json && mv $(BIN)/schema.json search_spaces/space.schema.json
 
 # Resolve everything anew, write the pins, and prove that the tests pass with them.
 lock:

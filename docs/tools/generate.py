@@ -1,4 +1,4 @@
-"""Makes the pages that are made from the code: levels, the space file's reference, commands, licences.
+"""Makes what is made from the code: pages of levels, the space file's reference and JSON schema, commands, licences.
 
 python -m docs.tools.generate            # writes them
 python -m docs.tools.generate --check    # says which are out of date; exit code 1
@@ -10,20 +10,22 @@ import sys
 from pathlib import Path
 
 from docs.tools import command_page, level_pages, licences, space_reference
+from experiments.space.schema import schema_text
 
 DOCS = Path(__file__).resolve().parents[1]
+SCHEMA = "../search_spaces/space.schema.json"
 MADE = "<!-- Made by `make docs` from the code; change it there. -->\n\n"
 
 
 def pages() -> dict[str, str]:
-    """Path below docs/ to text, of every page that is made."""
+    """Path from docs/ to text, of everything that is made."""
     made = {
         **level_pages.pages(),
         "space_reference.md": space_reference.page(),
         "commands.md": command_page.page(),
         "licences.md": licences.page(),
     }
-    return {path: MADE + text for path, text in made.items()}
+    return {SCHEMA: schema_text(), **{path: MADE + text for path, text in made.items()}}
 
 
 def stale() -> list[str]:
@@ -42,7 +44,7 @@ def superfluous(wanted: dict[str, str]) -> list[str]:
 def main() -> int:
     if "--check" in sys.argv[1:]:
         found = stale()
-        print("\n".join([*found, f"{len(found)} pages are out of date: make docs"]) if found else "all up to date")
+        print("\n".join([*found, f"{len(found)} files are out of date: make pages"]) if found else "all up to date")
         return bool(found)
     wanted = pages()
     for path, text in wanted.items():
@@ -50,7 +52,7 @@ def main() -> int:
         (DOCS / path).write_text(text, "utf-8")
     for path in superfluous(wanted):
         (DOCS / path).unlink()
-    print(f"{len(wanted)} pages")
+    print(f"{len(wanted)} files")
     return 0
 
 
