@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.made_up_plan import CELLS, DRAWS, made_up_plan
 from experiments.protocol.actions import Unit
 from experiments.results.ledger import Ledger
 from experiments.results.records import Cost, EpochRow, Provenance, ScoreRow, TrialRecord, record_table
@@ -25,35 +26,16 @@ from experiments.results.schema import METRICS
 from experiments.schedule.naming import Names
 from experiments.schedule.publish import publish
 from experiments.schedule.session import Session
-from experiments.slots import Cell, Stage, Status
-from experiments.space.hyper import Hyper
-from experiments.space.plan import CorpusRef, Plan, Tuning
+from experiments.slots import Stage, Status
+from experiments.space.plan import Plan, Tuning
 
 EPOCHS = 20
 
 
 def make_plan(trials: int) -> Plan:
-    """About that many trials: 20 cells, 24 draws and a confirm trial each, without pruning."""
-    cells = tuple(
-        Cell(
-            "demo",
-            f"fusion=f{number}",
-            {"fusion": f"f{number}"},
-            {"encoders": {"text": {"name": "words"}}, "training": {"epochs": EPOCHS}, "replica": number},
-            tuning=f"t{number}",
-        )
-        for number in range(20)
-    )
-    hypers = (Hyper("optimizer.lr", "loguniform", 1e-4, 1e-2), Hyper("projection.dropout", "uniform", 0.0, 0.5))
-    return Plan(
-        space="bench",
-        cells=cells,
-        corpora={"demo": CorpusRef("demo", Path("demo"), "0" * 32, ("text",), True, True)},
-        studies=max(1, trials // (20 * 25)),
-        tuning=Tuning(draws=24, pruner="none"),
-        hypers={("demo", cell.name): hypers for cell in cells},
-        factors={"fusion": tuple(cell.levels["fusion"] for cell in cells)},
-    )
+    """About that many trials, without pruning."""
+    studies = max(1, trials // (CELLS * (DRAWS + 1)))
+    return made_up_plan("bench", studies, EPOCHS, Tuning(draws=DRAWS, pruner="none"))
 
 
 def records(plan: Plan) -> list[TrialRecord]:

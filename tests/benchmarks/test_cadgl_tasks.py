@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
-import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "cadgl_tasks.py"
+from benchmarks import cadgl_tasks as tasks
 
 
-@pytest.fixture(scope="module")
-def tasks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cadgl_tasks", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def utterances(tasks: ModuleType, size: int = 400):
+def utterances(size: int = 400):
     """Audio and text say which utterance it is; ten turns a dialogue."""
     number = torch.arange(float(size))[:, None]
     names = np.array([f"d{i // 10}" for i in range(size)])
@@ -33,13 +16,13 @@ def utterances(tasks: ModuleType, size: int = 400):
     return tasks.Dialogues(number, number + 0.5, torch.arange(size) % 5, names, speakers, number[:, 0])
 
 
-def test_every_part_has_a_task_that_names_its_condition(tasks: ModuleType) -> None:
+def test_every_part_has_a_task_that_names_its_condition() -> None:
     assert {task.part for task in tasks.TASKS} == set(tasks.PARTS)
     assert {task.expected for task in tasks.TASKS} <= {"complete", "gaps"}
 
 
-def test_the_clock_decides_what_is_felt_and_moves_whole_utterances(tasks: ModuleType) -> None:
-    data = utterances(tasks)
+def test_the_clock_decides_what_is_felt_and_moves_whole_utterances() -> None:
+    data = utterances()
     clocked = tasks.by_the_clock(data, 0)
     origin = clocked.audio[:, 0].long()
     assert torch.equal(clocked.text[:, 0], clocked.audio[:, 0] + 0.5)
@@ -53,8 +36,8 @@ def test_the_clock_decides_what_is_felt_and_moves_whole_utterances(tasks: Module
         assert (times.diff() > 0).all()
 
 
-def test_both_models_of_a_pair_differ_in_the_part_alone(tasks: ModuleType) -> None:
-    data, task = utterances(tasks, 40), tasks.Task("ode", "gaps", "", {"graph": True}, labelled=4)
+def test_both_models_of_a_pair_differ_in_the_part_alone() -> None:
+    data, task = utterances(40), tasks.Task("ode", "gaps", "", {"graph": True}, labelled=4)
     without, having = (tasks.fit(data, task, 0, on).settings for on in (False, True))
     differing = [name for name in type(without).__slots__ if getattr(without, name) != getattr(having, name)]
     assert differing == ["ode"]
