@@ -181,12 +181,14 @@ class Run:
         for factor, level in wanted.items():
             if factor not in table.columns:
                 raise unknown("factor", factor, self.factors)
-            if not has(factor, level).any():
+            found = table[has(factor, level)]
+            if found.empty:
                 raise unknown(f"level of {factor}", level, [show_level(v, factor) for v in self.levels(factor)])
-            table = table[has(factor, level)]
+            table = found
         for factor, level in self.spec.baseline.items():
-            if len(table) > 1 and factor in table.columns and factor not in wanted and has(factor, level).any():
-                table = table[has(factor, level)]
+            if len(table) > 1 and factor in table.columns and factor not in wanted:
+                found = table[has(factor, level)]
+                table = table if found.empty else found
         if len(table) != 1:
             raise UserError(
                 f"{dict(wanted)!r} names {len(table)} cells",
