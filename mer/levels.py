@@ -52,14 +52,14 @@ def table(module: str, name: str = "LEVELS") -> Table:
     """A table of levels, read from its module's source: some of those modules import torch.
 
     >>> table("mer.pooling")["mean"]
-    'mer.pooling:MeanPooling'
+    'mer.pooling:Mean'
     """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise UserError(f"cannot find module {module!r}, which holds a table of levels")
     for statement in ast.parse(Path(spec.origin).read_text("utf-8")).body:
         if _assigned_name(statement) == name:
-            return MappingProxyType(dict(ast.literal_eval(statement.value)))  # type: ignore[attr-defined]
+            return MappingProxyType(dict(_assigned_value(statement)))
     raise UserError(f"module {module!r} has no table {name}", where=spec.origin)
 
 
@@ -110,9 +110,9 @@ def declaration(target: str) -> Declaration:
             elif requires is None and _assigned_name(statement) == "requires":
                 requires = _requires(statement)
             elif unbundled is None and _assigned_name(statement) == "unbundled":
-                unbundled = str(ast.literal_eval(statement.value))  # type: ignore[attr-defined]
+                unbundled = str(_assigned_value(statement))
             elif one_frame is None and _assigned_name(statement) == "one_frame":
-                one_frame = bool(ast.literal_eval(statement.value))  # type: ignore[attr-defined]
+                one_frame = bool(_assigned_value(statement))
         pending += [base.id for base in node.bases if isinstance(base, ast.Name)]
     return Declaration(target, file, parameters or {}, requires or frozenset(), unbundled or "", bool(one_frame))
 
@@ -164,6 +164,12 @@ def _assigned_name(statement: ast.stmt) -> str | None:
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
         return statement.target.id
     return None
+
+
+def _assigned_value(statement: ast.stmt) -> Any:
+    """The literal that a statement assigns."""
+    value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+    return None if value is None else ast.literal_eval(value)
 
 
 def _requires(statement: ast.stmt) -> frozenset[str]:

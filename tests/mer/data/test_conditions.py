@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Sequence
 
 import pytest
 
-import mer.data.conditions
 from mer.data.conditions import Condition, conditions
 from mer.errors import UserError
 from mer.recipe import MissingConfig
@@ -17,10 +15,6 @@ AVT = ("audio", "visual", "text")
 
 def _pattern(*names: str) -> MissingConfig:
     return MissingConfig(protocol="pattern", available=names)
-
-
-def test_examples() -> None:
-    assert doctest.testmod(mer.data.conditions).failed == 0
 
 
 def test_all_patterns_of_three_and_two() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mer.data.missing
 from mer.data.missing import attainable, availability, patterns, realised, remark
 from mer.errors import UserError
 from mer.recipe import MissingConfig
@@ -40,10 +38,6 @@ def _present(ids: list[str], modalities: tuple[str, ...]) -> npt.NDArray[np.bool
 
 def hash_(name: str) -> int:
     return sum(name.encode())
-
-
-def test_examples() -> None:
-    assert doctest.testmod(mer.data.missing).failed == 0
 
 
 @settings(max_examples=150, deadline=None)

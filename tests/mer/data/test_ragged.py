@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -12,10 +10,6 @@ from hypothesis import strategies as st
 
 import mer.data.ragged
 from mer.data.ragged import DeviceRagged, Ragged, to_bfloat16
-
-
-def test_examples() -> None:
-    assert doctest.testmod(mer.data.ragged).failed == 0
 
 
 def _random(rng: np.random.Generator, lengths: list[int], dim: int, dtype: str, blocks: int) -> Ragged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 
 import numpy as np
@@ -35,10 +34,6 @@ def info() -> SampleInfo:
 
 def _sampler(info: SampleInfo, name: str, seed: int = 1, by_dialogue: bool = False, **options: object) -> Sampler:
     return make_sampler(SamplerConfig(name=name, batch_size=16, **options), info, seed, by_dialogue)  # type: ignore[arg-type]
-
-
-def test_examples() -> None:
-    assert doctest.testmod(mer.data.sampling).failed == 0
 
 
 @pytest.mark.parametrize("by_dialogue", [False, True])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import doctest
 import json
 import os
 import subprocess
@@ -50,10 +49,6 @@ def run(store: FeatureStore, *words: str) -> int:
     mer.data.store_cli.add_parser(parser.add_subparsers())
     args = parser.parse_args(["features", "--store", str(store.root), *words])
     return int(args.func(args))
-
-
-def test_examples() -> None:
-    assert doctest.testmod(mer.data.store_cli).failed == 0
 
 
 def test_ls(store: FeatureStore, capsys: pytest.CaptureFixture[str]) -> None:
