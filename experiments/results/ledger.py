@@ -17,7 +17,10 @@ that any number of readers, writers and compactions may run at once and may be k
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
+import operator
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +51,10 @@ LOOSE = 256
 
 TARGET = 4096
 """Attempts in one compacted part, about."""
+
+
+class _Gone(Exception):
+    """A part that was listed and cannot be read any more: whatever is left of it lies in a newer part."""
 
 
 class Ledger:
@@ -109,12 +116,35 @@ class Ledger:
         A row that counts may lie in several parts (a crash during compaction): the reader of this keeps one.
         """
         wanted = pa.array(sorted(set(trials)), pa.string())
-        for name in self._list():
-            mine = self._parts.get(name)
-            if mine is not None and not pc.any(pc.is_in(mine["trial"], wanted)).as_py():
-                continue
-            for group in self._groups(name, wanted):
-                yield group.filter(pc.is_in(group["trial"], wanted))
+
+        def is_mine(name: str) -> bool:
+            known = self._parts.get(name)
+            return known is None or bool(pc.any(pc.is_in(known["trial"], wanted)).as_py())
+
+        for _, group in self._walk(is_mine, wanted):
+            yield group.filter(pc.is_in(group["trial"], wanted))
+
+    def _walk(
+        self, is_mine: Callable[[str], bool] = lambda name: True, wanted: pa.Array | None = None
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """The row groups of all parts, each with the name of its part.
+
+        A part that is merged or set aside between the listing and its reading is read in what replaces it, so that
+        a row may come twice, and none is missed.
+        """
+        seen: set[str] = set()
+        again = True
+        while again:
+            again = False
+            for name in self._list():
+                if name in seen or not is_mine(name):
+                    continue
+                seen.add(name)
+                try:
+                    for group in self._groups(name, wanted):
+                        yield name, group
+                except _Gone:
+                    again = True
 
     def _list(self) -> list[str]:
         """The names of all parts, as three listings in a row agree on them.
@@ -163,7 +193,10 @@ class Ledger:
             return None
 
     def _groups(self, name: str, wanted: pa.Array | None = None) -> Iterator[pa.Table]:
-        """A part's row groups with all columns, each proven whole; only those with a wanted trial."""
+        """A part's row groups with all columns, each proven whole; only those with a wanted trial.
+
+        Raises `_Gone` if the part is not there, or turns out to be damaged and is set aside.
+        """
         try:
             with self.store.open(f"{FOLDER}/{name}") as file:
                 if not name.startswith("compact-"):
@@ -180,11 +213,12 @@ class Ledger:
                                 continue
                         yield _complete(parquet.read_row_group(group), TRIAL_PART.names)
         except FileNotFoundError:
-            return
+            raise _Gone from None
         except (StoreUnreachable, NewerSchema):
             raise
         except (UserError, OSError, pa.ArrowException):
             self._quarantine(name)
+            raise _Gone from None
 
     def _quarantine(self, name: str) -> None:
         """Move a damaged part out of the way, saving the row groups of a compacted part that are whole."""
@@ -233,10 +267,12 @@ class Ledger:
 
             def tables(batch: Sequence[str] = batch, merged: list[str] = merged) -> Iterator[pa.Table]:
                 for name in batch:
-                    found = list(self._groups(name))
-                    if found:
-                        merged.append(name)
-                        yield from found
+                    try:
+                        found = list(self._groups(name))
+                    except _Gone:  # somebody else merged it
+                        continue
+                    merged.append(name)
+                    yield from found
 
             self._put_compact(tables)
             visit("compact.merged")
@@ -252,7 +288,9 @@ class Ledger:
             return len(known)
         if not name.startswith("compact-"):
             return 1  # or the few of a bundle: not worth a reading of their own
-        return sum(len(group) for group in self._groups(name))
+        with contextlib.suppress(_Gone):
+            return sum(len(group) for group in self._groups(name))
+        return 0
 
     def _put_compact(self, tables: Callable[[], Iterator[pa.Table]]) -> None:
         """Write attempts as one part, sorted enough to compress and without exact repetitions."""
@@ -285,12 +323,13 @@ class Ledger:
     def rewrite_without(self, trials: set[str]) -> int:
         """Forget trials (`mer gc`): parts that hold them are replaced by parts that do not. Returns rows removed."""
         removed = 0
-        for name in self._list():
-            groups = list(self._groups(name))
-            doomed = sum(int(pc.sum(pc.is_in(g["trial"], pa.array(sorted(trials)))).as_py() or 0) for g in groups)
+        forgotten = pa.array(sorted(trials), pa.string())
+        for name, pairs in itertools.groupby(self._walk(), key=operator.itemgetter(0)):
+            groups = [group for _, group in pairs]
+            kept = [group.filter(pc.invert(pc.is_in(group["trial"], forgotten))) for group in groups]
+            doomed = sum(map(len, groups)) - sum(map(len, kept))
             if not doomed:
                 continue
-            kept = [g.filter(pc.invert(pc.is_in(g["trial"], pa.array(sorted(trials))))) for g in groups]
             if sum(map(len, kept)):
                 self._put_compact(lambda kept=kept: iter(kept))  # type: ignore[misc]
             self.store.remove(f"{FOLDER}/{name}")

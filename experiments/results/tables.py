@@ -268,6 +268,8 @@ def write_predictions(
         if _state_of(store, name) == state:
             continue
         table, labels = predictions_table(ledger, trials, conditions)
+        if pc.count_distinct(table["trial"]).as_py() < len(trials):  # a part was damaged meanwhile: not to be kept
+            state = ""
         metadata = {**table.schema.metadata, "mer.labels": "\n".join(labels), "mer.state": state}
         store.put(name, encode(table.replace_schema_metadata(metadata)))
     for entry in store.list("predictions"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -191,6 +192,37 @@ def test_compaction_does_not_disturb_readers_and_writers(ledger: Ledger) -> None
         thread.join()
     assert not failures
     assert len(Ledger(root).refresh()) == 60
+
+
+def test_predictions_are_found_though_parts_are_merged_while_they_are_read(ledger: Ledger) -> None:
+    trials = {record(number).trial for number in range(6)}
+    for number in range(6):
+        ledger.append(record(number))
+    reader = Ledger(ledger.store.root)
+    reader.refresh()
+    pieces = reader.predictions(trials)
+    first = next(pieces)  # the reader has its listing, and one part of it
+    assert ledger.compact() == 6
+    found = [row["trial"] for table in [first, *pieces] for row in table.to_pylist()]
+    assert set(found) == trials
+    assert set(Ledger(ledger.store.root).refresh()) == trials
+
+
+def test_forgetting_reaches_parts_that_are_merged_meanwhile(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        ledger.append(record(number))
+    other = Ledger(ledger.store.root)
+    real, visited = ledger._groups, []
+
+    def merged_under_its_eyes(name: str, wanted: pa.Array | None = None) -> Iterator[pa.Table]:
+        if len(visited) == 1:
+            assert other.compact() == 6
+        visited.append(name)
+        return real(name, wanted)
+
+    monkeypatch.setattr(ledger, "_groups", merged_under_its_eyes)
+    ledger.rewrite_without({record(number).trial for number in range(5)})
+    assert set(Ledger(ledger.store.root).refresh()) == {record(5).trial}
 
 
 @pytest.mark.parametrize("compacted", [False, True])

@@ -57,6 +57,24 @@ def test_the_same_input_gives_the_same_bytes_and_a_finished_file_is_left_alone(s
     assert len([name for name in first if name.startswith("predictions/")]) == 3
 
 
+def test_predictions_that_lack_a_trial_are_written_again(small_plan: Any, tmp_path: Path) -> None:
+    """A part is damaged between the reading of its scores and that of its predictions, and its trial runs again."""
+    plan = small_plan()
+    run(plan, tmp_path)
+    first = bytes_of(tmp_path / "small")
+    ledger = Ledger(str(tmp_path))
+    ledger.refresh()
+    confirmed = set(pq.read_table(next((tmp_path / "small" / "predictions").iterdir()))["trial"].to_pylist())
+    part = next(file for file in (tmp_path / "ledger").glob("*.parquet") if file.name[:16] in confirmed)
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1] + b"?")
+    publish(plan, ledger, str(tmp_path / "again"))
+    assert bytes_of(tmp_path / "again") != first
+    part.write_bytes(whole)
+    publish(plan, Ledger(str(tmp_path)), str(tmp_path / "again"))
+    assert bytes_of(tmp_path / "again") == first
+
+
 def test_a_plan_that_has_not_begun_has_typed_tables(small_plan: Any, tmp_path: Path) -> None:
     plan = small_plan()
     publish(plan, Ledger(str(tmp_path)), str(tmp_path / "small"))
