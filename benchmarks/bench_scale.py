@@ -181,7 +181,8 @@ def in_its_own_process(trials: int, workers: int) -> Run | None:
     command = [sys.executable, "-m", "benchmarks.bench_scale", "--one", str(trials), str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        print(f"{trials} trials on {workers} workers: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        said = (done.stdout + done.stderr).strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        print(f"{trials} trials on {workers} workers: {said[0]}", file=sys.stderr)
         return None
     found = json.loads(done.stdout.splitlines()[-1])
     return Run(**{**found, "samples": [Sample(**sample) for sample in found["samples"]]})
@@ -251,6 +252,8 @@ def main() -> None:
     print(table(by_workers), flush=True)
     if args.full and by_trials and by_workers:
         draw(by_trials, by_workers, HERE / "scale.png")
+    if len(by_trials) < len(sizes["trials"]) or len(by_workers) < len(sizes["workers"]):
+        raise SystemExit("some runs did not start or did not end: their rows are lacking")
 
 
 if __name__ == "__main__":

@@ -267,8 +267,8 @@ def write_predictions(
         ).hexdigest()
         if _state_of(store, name) == state:
             continue
-        table, labels = predictions_table(ledger, trials, conditions)
-        if pc.count_distinct(table["trial"]).as_py() < len(trials):  # a part was damaged meanwhile: not to be kept
+        table, labels, found = predictions_table(ledger, trials, conditions)
+        if not found.issuperset(trials):  # a part was damaged meanwhile: the table is not to be taken for whole
             state = ""
         metadata = {**table.schema.metadata, "mer.labels": "\n".join(labels), "mer.state": state}
         store.put(name, encode(table.replace_schema_metadata(metadata)))
@@ -283,8 +283,11 @@ def predictions_file(corpus: str, cell: str) -> str:
     return f"predictions/{slug}-{hashlib.blake2b(f'{corpus}|{cell}'.encode(), digest_size=4).hexdigest()}.parquet"
 
 
-def predictions_table(ledger: Ledger, trials: Sequence[str], conditions: Sequence[str]) -> tuple[pa.Table, list[str]]:
-    """Predictions of some trials, sorted by trial and condition, and the labels that name their probabilities."""
+def predictions_table(
+    ledger: Ledger, trials: Sequence[str], conditions: Sequence[str]
+) -> tuple[pa.Table, list[str], set[str]]:
+    """Predictions of some trials, sorted by trial and condition; the labels that name their probabilities; and of which
+    trials a complete attempt could be read, whether it predicted anything or not."""
     found: dict[tuple[str, int, str], tuple[pa.Table, list[str]]] = {}
     for table in ledger.predictions(trials):
         for index in range(len(table)):
@@ -302,7 +305,7 @@ def predictions_table(ledger: Ledger, trials: Sequence[str], conditions: Sequenc
                 pieces[trial, order[condition]] = rows.filter(pc.equal(rows["condition"], condition))
     parts = [pieces[key] for key in sorted(pieces)]
     whole = pa.concat_tables(parts) if parts else PREDICTIONS.empty_table()
-    return whole.combine_chunks(), labels
+    return whole.combine_chunks(), labels, {trial for trial, _, _ in found}
 
 
 def _state_of(store: Store, name: str) -> str | None:

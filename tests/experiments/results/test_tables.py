@@ -31,10 +31,10 @@ def one_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe: "the code of this test")
 
 
-def run(plan: Plan, root: Path, **options: Any) -> None:
+def run(plan: Plan, root: Path, utterances: int = 4, **options: Any) -> None:
     ledger = Ledger(str(root))
     declare(plan, ledger.store)
-    run_inline(Session(plan, ledger, **options), MakeFake(), str(root))
+    run_inline(Session(plan, ledger, **options), MakeFake(utterances=utterances), str(root))
     publish(plan, ledger, str(root / plan.space))
 
 
@@ -42,9 +42,12 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_the_same_input_gives_the_same_bytes_and_a_finished_file_is_left_alone(small_plan: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("utterances", [4, 0])
+def test_the_same_input_gives_the_same_bytes_and_a_finished_file_is_left_alone(
+    utterances: int, small_plan: Any, tmp_path: Path
+) -> None:
     plan = small_plan()
-    run(plan, tmp_path)
+    run(plan, tmp_path, utterances)
     first = bytes_of(tmp_path / "small")
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "small").rglob("*.parquet")}
     publish(plan, Ledger(str(tmp_path)), str(tmp_path / "small"))
