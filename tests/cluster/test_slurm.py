@@ -191,6 +191,20 @@ def test_close_to_its_time_limit_the_job_saves_its_trials_and_requeues_itself(sl
     assert spaces.rows(slurm.shared / "lab" / "requeued", "small") == spaces.alone("small")
 
 
+def test_a_job_that_is_told_before_its_run_has_begun_requeues_itself(slurm: Any, spaces: Any) -> None:
+    """Ray takes seconds to start, minutes on many nodes; nothing waits for it then."""
+    job = submit(slurm, "early")
+    starting = f"pgrep -f '[r]ay symmetric-run.*{20000 + int(job)}'"
+    slurm.until(lambda: slurm.ssh("slurm", starting, check=False).strip(), "Ray to start", lambda: goes_on(slurm, job))
+    slurm.ssh("slurm", f"test ! -e /tmp/ray-{job}/driver.pid")
+    slurm.as_user("slurm", "anna", f"scancel --batch --signal=USR1 {job}")
+    slurm.until(lambda: "time limit near" in log(slurm, job), "the job to be told")
+    said = completed(slurm, job)
+    assert "interrupted" not in said
+    assert said.count("12 complete") == 1
+    assert spaces.rows(slurm.shared / "lab" / "early", "small") == spaces.alone("small")
+
+
 # ---- a laboratory ----------------------------------------------------------------------------------------------
 
 
