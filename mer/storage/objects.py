@@ -56,13 +56,24 @@ class ObjectStore:
         def upload() -> None:
             self.filesystem.create_dir(f"{self.base}/{name}".rpartition("/")[0], recursive=True)
             visit("store.opened")
-            with self.filesystem.open_output_stream(f"{self.base}/{name}", compression=None) as stream:
+            stream = self.filesystem.open_output_stream(f"{self.base}/{name}", compression=None)
+            try:
                 fill(stream)
                 visit("store.written")
+            except BaseException:
+                self._abandon(stream, name)
+                raise
+            stream.close()
             visit("store.renamed")
 
         with explained(self.path(name), size, self.hint):
             self._patiently(upload, name)
+
+    def _abandon(self, stream: Any, name: str) -> None:
+        """Give up an upload that was broken off. pyarrow can only close one, which shows what was written so far."""
+        with contextlib.suppress(Exception):
+            stream.close()
+            self.filesystem.delete_file(f"{self.base}/{name}")
 
     def _patiently(self, act: Callable[[], T], name: str) -> T:
         return patiently(act, self.path(name), self.patience)

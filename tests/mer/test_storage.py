@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,7 @@ from pyarrow import fs
 from mer.errors import UserError
 from mer.storage import LocalStore, ObjectStore, Store, claims, open_store, parent_of
 from mer.storage.claims import claim
-
-
-def object_store(folder: Path) -> ObjectStore:
-    """An object store whose objects lie in a folder: no rename, no locks, many processes."""
-    folder.mkdir(exist_ok=True)
-    return ObjectStore(fs.LocalFileSystem(), str(folder), "s3://bucket")
+from tests.mer.bucket import object_store
 
 
 @pytest.fixture(params=["folder", "objects"])
@@ -47,6 +43,31 @@ def test_a_file_is_uploaded_as_it_is(store: Store, tmp_path: Path) -> None:
     with store.open("features/big.gz") as file:
         file.seek(-10, 2)
         assert file.read() == source.read_bytes()[-10:]
+
+
+@pytest.mark.parametrize("before", [None, b"as it was"])
+def test_an_upload_that_is_broken_off_is_never_seen(
+    store: Store, tmp_path: Path, before: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle: half a file under the name of a whole one would be taken for it."""
+    if before is not None:
+        store.put("c/big", before)
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(1 << 20))
+
+    def half(source: Any, target: Any, size: int = 0) -> None:
+        target.write(source.read(1 << 19))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfileobj", half)
+    with pytest.raises(KeyboardInterrupt):
+        store.upload("c/big", source)
+    monkeypatch.undo()
+    found = [store.read(f"c/{entry.name}") for entry in store.list("c")]
+    kept = isinstance(store, LocalStore) and before is not None
+    assert found == ([before] if kept else [])  # a bucket cannot give back what an upload took the place of
+    store.upload("c/big", source)
+    assert store.read("c/big") == source.read_bytes()
 
 
 def test_credentials_in_an_address_are_refused_without_being_shown() -> None:

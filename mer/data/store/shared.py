@@ -87,19 +87,21 @@ class SharedFeatures:
         there = [entry for entry in self.store.list(f"features/{frontend}") if entry.name.endswith(SUFFIX)]
         fresh = [entry for entry in there if entry.name not in self._keys]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            read = pool.map(lambda entry: self._read_keys(frontend, entry), fresh)
-            self._keys.update(zip((entry.name for entry in fresh), read, strict=True))
-        return {entry.name: self._keys[entry.name] for entry in there}
+            for entry, keys in zip(fresh, pool.map(lambda entry: self._read_keys(frontend, entry), fresh), strict=True):
+                if keys is not None:
+                    self._keys[entry.name] = keys
+        return {entry.name: self._keys[entry.name] for entry in there if entry.name in self._keys}
 
-    def _read_keys(self, frontend: str, entry: Entry) -> frozenset[bytes]:
+    def _read_keys(self, frontend: str, entry: Entry) -> frozenset[bytes] | None:
+        """None: not to be had now. Somebody may write it anew under the same name, so that is not remembered."""
         try:
             with self.store.open(f"features/{frontend}/{entry.name}") as stream:
                 return frozenset(read_keys(stream, entry.size, frontend))
         except FileNotFoundError:
-            return frozenset()  # pruned under our eyes
+            return None  # pruned under our eyes
         except Damaged as damage:
             self._discard(frontend, entry.name, damage)
-            return frozenset()
+            return None
 
     def _fetch(self, folder: Path, name: str) -> None:
         """One shard to this node's disk: under its name once it is whole and proven."""

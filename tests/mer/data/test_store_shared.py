@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyarrow import fs
 
 from mer.data.store import FeatureStore
 from mer.data.store.shared import SharedFeatures, open_features
 from mer.errors import UserError
-from mer.storage import LocalStore, ObjectStore, Store, claims
+from mer.storage import LocalStore, Store, claims
+from tests.mer.bucket import object_store
 
 ITEMS = [f"câu số {n}" for n in range(24)]
 CHUNK = 4
@@ -53,10 +53,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(claims, "SETTLE_S", 0.02)
     monkeypatch.setattr(claims, "POLL_S", 0.02)
     folder = tmp_path / "shared"
-    folder.mkdir()
-    if request.param == "folder":
-        return LocalStore(folder)
-    return ObjectStore(fs.LocalFileSystem(), str(folder), "s3://bucket/features")
+    return LocalStore(folder) if request.param == "folder" else object_store(folder, "s3://bucket/features")
 
 
 class Machine:
@@ -161,6 +158,21 @@ def test_damage_in_the_shared_store_is_never_read_and_is_mended(place: Store, tm
     assert len(again.extracted()) == CHUNK  # what was damaged, and nothing else
     Machine(tmp_path / "three", place).get(again)
     assert len(again.extracted()) == CHUNK
+
+
+def test_a_shard_that_is_written_anew_is_found_by_who_found_it_damaged(place: Store, tmp_path: Path) -> None:
+    """It has the same name as before, for it has the same content."""
+    log = Logged(tmp_path / "log")
+    Machine(tmp_path / "one", place).get(log)
+    sound = {path: path.read_bytes() for path in (tmp_path / "shared").glob("features/*/*.frames")}
+    for path, data in sound.items():
+        path.write_bytes(data[:-5])
+    reader = Machine(tmp_path / "two", place).store()
+    assert reader.has(log, ITEMS) == [False] * len(ITEMS)
+    assert not any(path.exists() for path in sound)
+    for path, data in sound.items():
+        path.write_bytes(data)
+    assert reader.has(log, ITEMS) == [True] * len(ITEMS)
 
 
 def test_another_frontend_finds_nothing(place: Store, tmp_path: Path) -> None:
