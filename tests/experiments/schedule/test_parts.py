@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_shares_follow_how_busy_a_gpu_is() -> None:
 
 
 def test_occupancy_is_the_mean_of_what_the_driver_says() -> None:
-    said = iter([0.5, 0.2, 0.4, 0.6, *[0.4] * 1000])
+    said = itertools.chain([0.5, 0.2, 0.4, 0.6], itertools.repeat(0.4))
     meter = Occupancy(lambda: next(said), every_s=0.001)
     meter.start()
     while len(meter._samples) < 4:

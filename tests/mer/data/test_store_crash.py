@@ -156,18 +156,30 @@ def test_processes_without_locks_are_right_all_the_same(tmp_path: Path, monkeypa
 
 
 def test_readers_and_writers_and_vandals_at_once(tmp_path: Path) -> None:
-    """While processes fill the store, others truncate, flip and remove its files. Nobody reads a wrong frame."""
+    """While processes fill the store, others truncate, flip and remove its files. Nobody reads a wrong frame.
+
+    Between two faults everybody reads once: a store that is damaged each time it is read gives up, and says so.
+    """
     items = [f"câu {n}" for n in range(10)]
-    stop = time.monotonic() + 3
+    readings = [tmp_path / f"readings{seed}" for seed in range(3)]
+    over = tmp_path / "over"
 
     def use(seed: int) -> None:
         rng = np.random.default_rng(seed)
-        while time.monotonic() < stop:
-            check(tmp_path, Logged(tmp_path / "log"), [items[i] for i in rng.integers(0, 10, 5)])
+        try:
+            while not over.exists():
+                check(tmp_path, Logged(tmp_path / "log"), [items[i] for i in rng.integers(0, 10, 5)])
+                with readings[seed].open("ab") as stream:
+                    stream.write(b".")
+        finally:
+            over.touch()
 
     def vandalise() -> None:
         rng = np.random.default_rng(0)
-        while time.monotonic() < stop:
+        for _ in range(30):
+            before = sizes(readings)
+            while not over.exists() and any(now == then for now, then in zip(sizes(readings), before, strict=True)):
+                time.sleep(0.01)
             paths = sorted(tmp_path.glob("features/*/*.frames")) or [tmp_path / "none"]
             path = paths[rng.integers(len(paths))]
             with contextlib.suppress(OSError):
@@ -183,11 +195,15 @@ def test_readers_and_writers_and_vandals_at_once(tmp_path: Path) -> None:
                 other = tmp_path / "vandal"
                 other.write_bytes(data)  # a new file, as a disk fault would show after a restart
                 os.replace(other, path)
-            time.sleep(0.1)
+        over.touch()
 
     children = [fork(lambda seed=seed: use(seed)) for seed in range(3)] + [fork(vandalise)]
     assert [status(child) for child in children] == [0] * 4
-    assert len(Logged(tmp_path / "log").extracted()) > 10  # it did have to rebuild
+    assert len(Logged(tmp_path / "log").extracted()) > 2 * len(items)  # it did have to rebuild, again and again
+
+
+def sizes(paths: Sequence[Path]) -> list[int]:
+    return [path.stat().st_size if path.exists() else 0 for path in paths]
 
 
 def test_a_claim_dies_with_its_holder(tmp_path: Path) -> None:
