@@ -63,7 +63,7 @@ def temporary(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
         name = folder / f"_{os.getpid()}-{os.urandom(6).hex()}.tmp"
         stream = name.open("xb")
         lock(stream.fileno(), wait=True)
-        if name.exists():  # `remove_stale` may have taken it between creation and lock
+        if is_named(stream.fileno(), name):  # `remove_stale` may have taken it between creation and lock
             break
         stream.close()
     try:
@@ -91,7 +91,7 @@ def remove_stale(folder: Path) -> int:
     removed = 0
     for name in [*folder.glob("_*.tmp"), *folder.glob("_*.lock")]:
         with contextlib.suppress(OSError), name.open("r+b") as stream:
-            if lock(stream.fileno(), wait=False):
+            if lock(stream.fileno(), wait=False) and is_named(stream.fileno(), name):
                 name.unlink(missing_ok=True)
                 removed += 1
     return removed
@@ -114,21 +114,35 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def claim(folder: Path, work: str, wait: bool) -> Iterator[bool]:
-    """Hold a piece of work, or learn that another process does (False). The claim dies with its holder."""
+    """Hold a piece of work, or learn that another process does (False). The claim dies with its holder.
+
+    Whoever holds the lock of the file that has the name, and nobody else, may remove it, and does so at the end; so it
+    can vanish between any two lines of those who wait, who then begin again.
+    """
     name = folder / f"_{work}.lock"
-    while True:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
-        share(name)
-        held = lock(descriptor, wait)
-        if not held or (name.exists() and os.fstat(descriptor).st_ino == name.stat().st_ino):
-            break
-        os.close(descriptor)  # the former holder removed the file that we waited for
+    with contextlib.ExitStack() as closing:
+        while True:
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+            closing.callback(os.close, descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                share(name)
+            held = lock(descriptor, wait)
+            if not held or is_named(descriptor, name):
+                break
+            closing.close()
+        try:
+            yield held or wait  # no lock after waiting: there are no locks here
+        finally:
+            if held:
+                name.unlink(missing_ok=True)
+
+
+def is_named(descriptor: int, name: Path) -> bool:
+    """Whether an open file still has its name: it may have been removed, and another made under the name."""
     try:
-        yield held or wait  # no lock after waiting: there are no locks here
-    finally:
-        if held:
-            name.unlink(missing_ok=True)
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), name.stat())
+    except FileNotFoundError:
+        return False
 
 
 def lock(descriptor: int, wait: bool) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from mer.files import claim, make_folder, remove_stale, share_tree, temporary, write
+from mer import files
+from mer.files import claim, lock, make_folder, remove_stale, share_tree, temporary, write
 from mer.storage import LocalStore
 
 
@@ -70,6 +73,56 @@ def test_a_lock_can_be_taken_by_the_next_of_the_group(shared: Path, umask: int) 
         with claim(shared, "work", wait=False) as second:
             assert not second
     assert not (shared / "_work.lock").exists()
+
+
+@pytest.mark.parametrize("bits", [0o755, 0o2770], ids=["private", "shared"])
+def test_one_at_a_time_though_the_lock_comes_and_goes(tmp_path: Path, bits: int) -> None:
+    """Each holder removes the lock, and others clean up, while the next ones are between making it and holding it."""
+    tmp_path.chmod(bits)
+    inside = tmp_path / "inside"
+
+    def work() -> None:
+        for _ in range(1500):
+            with claim(tmp_path, "work", wait=True) as mine:
+                assert mine
+                os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails where somebody is inside
+                inside.unlink()
+
+    def clean() -> None:
+        for _ in range(3000):
+            remove_stale(tmp_path)
+
+    children = [fork(work) for _ in range(4)] + [fork(clean)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_not_removed_for_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        first.enter_context(claim(tmp_path, "work", wait=False))
+
+        def meanwhile(descriptor: int, wait: bool) -> bool:
+            monkeypatch.undo()
+            first.close()
+            assert second.enter_context(claim(tmp_path, "work", wait=False))
+            return lock(descriptor, wait)
+
+        monkeypatch.setattr(files, "lock", meanwhile)
+        assert remove_stale(tmp_path) == 0
+        with claim(tmp_path, "work", wait=False) as third:
+            assert not third
+
+
+def fork(work: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return pid
 
 
 def test_only_what_dead_writers_left_is_removed(tmp_path: Path) -> None:
