@@ -85,23 +85,37 @@ class FeatureStore:
         self, frontend: Frontend, items: Sequence[AudioClip | str | None], progress: Progress | None = None
     ) -> Ragged:
         """The frames of `items`, in their order; what is not there is extracted first. None: no frames."""
-        folder = self._open(frontend)
         keys = self.keys(items)
         wanted = {key: item for key, item in zip(keys, items, strict=True) if key is not None and item is not None}
         for _ in range(_ATTEMPTS):
-            found = self._scan(folder, wanted)
-            missing = [key for key in wanted if key not in found]
-            if missing:
-                self._extract(frontend, folder, {key: wanted[key] for key in missing}, progress)
-                found = self._scan(folder)
-            if wanted.keys() <= found.keys() and self._verify(found, wanted):
-                self._offer(folder, found, wanted)
-                return _ragged(frontend, [None if key is None else found[key] for key in keys])
+            try:
+                found = self._get(frontend, wanted, progress)
+                if found is not None:
+                    return _ragged(frontend, [None if key is None else found[key] for key in keys])
+            except FileNotFoundError as error:
+                if self.folder(frontend) not in (path := Path(error.filename or ""), path.parent):
+                    raise
+                # the folder was pruned under our eyes: it is made again
         raise UserError(
             f"features were written {_ATTEMPTS} times and not once read back as they were",
-            where=str(folder),
+            where=str(self.folder(frontend)),
             hint="The disk may be faulty: point the environment variable MER_CACHE to another one.",
         )
+
+    def _get(
+        self, frontend: Frontend, wanted: dict[bytes, AudioClip | str], progress: Progress | None
+    ) -> Places | None:
+        """Where the frames of these utterances are, extracted if need be and verified; None if some are not sound."""
+        folder = self._open(frontend)
+        found = self._scan(folder, wanted)
+        missing = [key for key in wanted if key not in found]
+        if missing:
+            self._extract(frontend, folder, {key: wanted[key] for key in missing}, progress)
+            found = self._scan(folder)
+        if not (wanted.keys() <= found.keys() and self._verify(found, wanted)):
+            return None
+        self._offer(folder, found, wanted)
+        return found
 
     def has(self, frontend: Frontend, items: Sequence[AudioClip | str | None]) -> list[bool]:
         """Which items need no extraction. What the shared store has of them is fetched."""
@@ -129,7 +143,11 @@ class FeatureStore:
         with disk_errors(self.root):
             make_folder(folder)
             remove_stale(folder)
-            if description.exists() and description.read_bytes() == text.encode():
+            try:
+                same = description.read_bytes() == text.encode()
+            except FileNotFoundError:
+                same = False
+            if same:
                 with contextlib.suppress(OSError):
                     os.utime(description)
                 return folder

@@ -21,6 +21,7 @@ import mer.data.fingerprint
 import mer.data.store.shard
 import mer.files
 from mer.data.store import FeatureStore
+from mer.data.store.admin import entries, remove
 from mer.data.store.shard import Shard
 from mer.files import claim, lock, remove_stale, temporary
 
@@ -156,7 +157,7 @@ def test_processes_without_locks_are_right_all_the_same(tmp_path: Path, monkeypa
 
 
 def test_readers_and_writers_and_vandals_at_once(tmp_path: Path) -> None:
-    """While processes fill the store, others truncate, flip and remove its files. Nobody reads a wrong frame.
+    """While processes fill the store, others truncate, flip, remove or prune its files. Nobody reads a wrong frame.
 
     Between two faults everybody reads once: a store that is damaged each time it is read gives up, and says so.
     """
@@ -184,9 +185,13 @@ def test_readers_and_writers_and_vandals_at_once(tmp_path: Path) -> None:
             path = paths[rng.integers(len(paths))]
             with contextlib.suppress(OSError):
                 data = bytearray(path.read_bytes())
-                match rng.integers(3):
+                match rng.integers(4):
                     case 0:
                         path.unlink()
+                        continue
+                    case 3:
+                        for entry in entries(tmp_path):
+                            remove(entry)
                         continue
                     case 1:
                         data = data[: rng.integers(len(data))]
