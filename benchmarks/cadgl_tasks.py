@@ -113,10 +113,11 @@ TASKS = (
     ),
     Task(
         "alignment",
-        "complete",
-        "few labels, each utterance alone: its emotion is all that its text and its audio share",
+        "gaps",
+        "hardly any labels, each utterance alone: its emotion is all that its text and its audio share",
+        {"lambda_alignment": 20.0, "temperature": 2.0},
         labelled=4,
-        unlabelled=32,
+        unlabelled=236,
     ),
     Task(
         "reconstruction",
@@ -130,9 +131,9 @@ TASKS = (
         "consistency",
         "gaps",
         "few labels: what is left of an utterance should say what all of it says",
-        {"graph": True, "lambda_consistency": 2.0},
-        labelled=8,
-        unlabelled=232,
+        {"graph": True, "lambda_consistency": 1.0},
+        labelled=32,
+        unlabelled=208,
     ),
 )
 

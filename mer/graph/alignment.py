@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mer.precision import wide
 
 
-def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: Tensor | float) -> Tensor:
+def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: float) -> Tensor:
     """Symmetric InfoNCE between two views of the same utterances (CLIP's loss), in fp32.
 
     Args:
@@ -36,22 +36,21 @@ def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: Tensor | float) ->
         return (F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2
 
 
-class Alignment(nn.Module):
-    """InfoNCE averaged over all pairs of two or more modalities, in a space of its own; learned, clamped temperature.
+def alignment_loss(views: Sequence[Tensor], available: Tensor, temperature: float) -> Tensor:
+    """InfoNCE averaged over all pairs of two or more modalities.
 
-    Cost: pairs × N² similarities of width `dim`, in training only.
+    It acts on what the classifier reads, without a projection in between that would keep what it learns. At a
+    temperature near 1 it seeks the directions that covary; a low one, as in CLIP, tells utterances apart, though many
+    of those in a batch mean the same. Cost: pairs × N² similarities, in training only.
+
+    Args:
+        views: M of `[N, D]`; rows of mean 0, so that a common offset is no similarity.
+        available: `[N, M]` bool.
+
+    >>> x = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])
+    >>> round(alignment_loss([x, x, -x], torch.tensor([[True, True, False]] * 2 + [[True] * 3]), 1.0).item(), 4)
+    0.1519
     """
-
-    def __init__(self, modalities: tuple[str, ...], width: int, *, dim: int = 64, temperature: float = 0.1) -> None:
-        super().__init__()
-        self.pairs = tuple(itertools.combinations(range(len(modalities)), 2))
-        self.modalities = modalities
-        self.projections = nn.ModuleDict({name: nn.Linear(width, dim) for name in modalities})
-        self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
-
-    def forward(self, content: Mapping[str, Tensor], available: Tensor) -> Tensor:
-        """`content[name] [N, width]`, `available [N, M]` in the order of the modalities."""
-        temperature = self.log_temperature.exp().clamp(0.01, 1.0)
-        views = [self.projections[name](content[name]) for name in self.modalities]
-        losses = [info_nce(views[i], views[j], available[:, i] & available[:, j], temperature) for i, j in self.pairs]
-        return torch.stack(losses).mean()
+    pairs = itertools.combinations(range(len(views)), 2)
+    losses = [info_nce(views[i], views[j], available[:, i] & available[:, j], temperature) for i, j in pairs]
+    return torch.stack(losses).mean()

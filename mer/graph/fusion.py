@@ -63,8 +63,9 @@ class CadglFusion(Fusion):
         time: str = "turn",
         drop_rate: float = 0.3,
         curriculum: int = 0,
+        temperature: float = 1.0,
         lambda_reconstruction: float = 0.5,
-        lambda_alignment: float = 0.1,
+        lambda_alignment: float = 1.0,
         lambda_consistency: float = 0.5,
         guide: str | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class CadglFusion(Fusion):
             time: what the ODE takes for time: `turn`, the position in the dialogue, or `given`, the corpus's turns
                 (which may be seconds).
             drop_rate, curriculum: how often a modality is hidden in training, and over how many batches this grows.
+            temperature: of alignment; what the cosine similarities are divided by.
             guide: a modality that describes the context (a language model's): never hidden, imagined or aligned.
         """
         super().__init__(modalities, dim)
@@ -105,6 +107,7 @@ class CadglFusion(Fusion):
             time=time,
             drop_rate=drop_rate,
             curriculum=curriculum,
+            temperature=temperature,
             lambda_reconstruction=lambda_reconstruction,
             lambda_alignment=lambda_alignment,
             lambda_consistency=lambda_consistency,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mer.graph.alignment import Alignment
+from mer.graph.alignment import alignment_loss
 from mer.graph.drop import ModalityDrop
 from mer.graph.edges import Layout
 from mer.graph.messages import DialogueGraph, Graph
@@ -110,7 +110,7 @@ class DialogueNetwork(nn.Module):
         )
         several = len(own) > 1  # a single modality is never hidden, so nothing would learn to imagine it
         self.reconstruction = Reconstruction(own, hidden, dropout=s.dropout) if s.reconstruction and several else None
-        self.alignment = Alignment(tuple(own), hidden, temperature=s.temperature) if s.alignment and several else None
+        self.aligned = tuple(own) if s.alignment and several else ()
         self.ode = (
             GraphODE(hidden, solver=s.solver, step=s.step, adjoint=s.adjoint, tolerance=s.tolerance) if s.ode else None
         )
@@ -143,9 +143,10 @@ class DialogueNetwork(nn.Module):
             losses["reconstruction"] = self.settings.lambda_reconstruction * self._reconstruction_loss(
                 main, filled, available & ~kept
             )
-        if self.alignment is not None:
-            own = [column for column, guide in enumerate(self.guided) if not guide]
-            losses["alignment"] = self.settings.lambda_alignment * self.alignment(content, available[:, own])
+        if self.aligned:
+            views = [normalised(content[name]) for name in self.aligned]
+            loss = alignment_loss(views, available[:, self._own()], self.settings.temperature)
+            losses["alignment"] = self.settings.lambda_alignment * loss
         full = self._view(content, available, packed, window) if self.settings.consistency else None
         return Passes(main, full, kept, losses)
 
@@ -159,6 +160,10 @@ class DialogueNetwork(nn.Module):
             else:
                 filled[name] = torch.where(available[:, column, None], value, value.new_zeros(()))
         return filled
+
+    def _own(self) -> list[int]:
+        """Columns of the modalities that are not guides."""
+        return [column for column, guide in enumerate(self.guided) if not guide]
 
     def _kept(self, available: Tensor, packed: Layout) -> Tensor:
         guided = torch.tensor(self.guided, device=available.device)
@@ -182,8 +187,7 @@ class DialogueNetwork(nn.Module):
         reconstructed: dict[str, Tensor] = {}
         if self.reconstruction is not None:
             reconstructed = self.reconstruction(state)
-            columns = [column for column, guide in enumerate(self.guided) if not guide]
-            state = state + self.reconstruction.filling(reconstructed, self.encoders, kept[:, columns])
+            state = state + self.reconstruction.filling(reconstructed, self.encoders, kept[:, self._own()])
         if self.ode is not None:
             since = packed.time - packed.time[packed.first] if self.settings.time == "given" else packed.rank
             state = self.ode(state, graph, since)

@@ -39,10 +39,10 @@ class Settings:
     drop_rate: float = 0.3
     noise: float = 0.0
     curriculum: int = 0
-    temperature: float = 0.1
+    temperature: float = 1.0
     lambda_classification: float = 1.0
     lambda_reconstruction: float = 0.5
-    lambda_alignment: float = 0.1
+    lambda_alignment: float = 1.0
     lambda_consistency: float = 0.5
 
     def __post_init__(self) -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mer.graph.alignment import Alignment, info_nce
+from mer.batch import Dialogues
+from mer.graph.alignment import alignment_loss, info_nce
 from mer.graph.drop import ModalityDrop
+from mer.graph.edges import layout
 from mer.graph.network import DialogueNetwork
 from mer.graph.reconstruction import Reconstruction, reconstruction_loss
 from mer.graph.settings import Settings
@@ -36,6 +38,38 @@ def test_info_nce_without_pairs_is_zero_with_a_gradient(valid: int) -> None:
     assert a.grad.abs().sum() == 0
 
 
+def test_alignment_is_the_mean_over_pairs_of_modalities_without_those_that_lack_a_member() -> None:
+    torch.manual_seed(0)
+    views = [torch.randn(6, 4) for _ in range(3)]
+    available = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1], [0, 0, 0]]).bool()
+    expected = [
+        info_nce(views[0], views[1], torch.tensor([1, 1, 0, 0, 1, 0]).bool(), 0.5),
+        info_nce(views[0], views[2], torch.tensor([1, 0, 0, 1, 1, 0]).bool(), 0.5),
+        info_nce(views[1], views[2], torch.tensor([1, 0, 1, 0, 1, 0]).bool(), 0.5),
+    ]
+    torch.testing.assert_close(alignment_loss(views, available, 0.5), torch.stack(expected).mean())
+
+
+def test_alignment_reaches_what_the_classifier_reads() -> None:
+    """A step on it alone brings the content of modalities nearer, and adds no parameter of its own."""
+    torch.manual_seed(0)
+    network = DialogueNetwork({"text": 3, "audio": 2}, Settings(hidden=8, dropout=0.0, drop_rate=0.0, ode=False))
+    without = DialogueNetwork({"text": 3, "audio": 2}, Settings(hidden=8, alignment=False, ode=False))
+    assert network.state_dict().keys() == without.state_dict().keys()
+    features, available = {"text": torch.randn(9, 3), "audio": torch.randn(9, 2)}, torch.ones(9, 2, dtype=torch.bool)
+    packed = layout(Dialogues(torch.zeros(9, dtype=torch.long), torch.zeros(9, dtype=torch.long), torch.arange(9.0)))
+    optimizer = torch.optim.SGD(network.encoders.parameters(), 0.5)
+    found = []
+    for _ in range(5):
+        loss = network(features, available, packed).losses["alignment"]
+        found.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < found[0] - 0.01
+
+
 def test_a_single_modality_has_nothing_to_be_aligned_with_or_imagined_from() -> None:
     """Those parameters would never learn; a guide is no partner."""
     settings = Settings(hidden=4)
@@ -43,9 +77,9 @@ def test_a_single_modality_has_nothing_to_be_aligned_with_or_imagined_from() -> 
         DialogueNetwork({"text": 3}, settings),
         DialogueNetwork({"text": 3, "llm": 3}, settings, guides=("llm",)),
     ):
-        assert network.alignment is None
+        assert network.aligned == ()
         assert network.reconstruction is None
-    assert isinstance(DialogueNetwork({"text": 3, "audio": 2}, settings).alignment, Alignment)
+    assert DialogueNetwork({"text": 3, "llm": 3, "audio": 2}, settings, guides=("llm",)).aligned == ("text", "audio")
 
 
 def test_what_is_imagined_fills_what_is_absent_and_nothing_else() -> None:
