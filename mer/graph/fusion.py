@@ -65,7 +65,7 @@ class CadglFusion(Fusion):
         curriculum: int = 0,
         temperature: float = 1.0,
         lambda_reconstruction: float = 0.5,
-        lambda_alignment: float = 1.0,
+        lambda_alignment: float = 0.1,
         lambda_consistency: float = 0.5,
         guide: str | None = None,
     ) -> None:

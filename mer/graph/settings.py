@@ -42,7 +42,7 @@ class Settings:
     temperature: float = 1.0
     lambda_classification: float = 1.0
     lambda_reconstruction: float = 0.5
-    lambda_alignment: float = 1.0
+    lambda_alignment: float = 0.1
     lambda_consistency: float = 0.5
 
     def __post_init__(self) -> None:
