@@ -184,7 +184,8 @@ def in_its_own_process(trials: int, workers: int) -> Run | None:
         said = (done.stdout + done.stderr).strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         print(f"{trials} trials on {workers} workers: {said[0]}", file=sys.stderr)
         return None
-    found = json.loads(done.stdout.splitlines()[-1])
+    # Ray may have the last word: what its processes print while they end comes after ours.
+    found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
     return Run(**{**found, "samples": [Sample(**sample) for sample in found["samples"]]})
 
 
