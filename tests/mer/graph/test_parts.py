@@ -53,7 +53,9 @@ def test_alignment_is_the_mean_over_pairs_of_modalities_without_those_that_lack_
 def test_alignment_reaches_what_the_classifier_reads() -> None:
     """A step on it alone brings the content of modalities nearer, and adds no parameter of its own."""
     torch.manual_seed(0)
-    network = DialogueNetwork({"text": 3, "audio": 2}, Settings(hidden=8, dropout=0.0, drop_rate=0.0, ode=False))
+    network = DialogueNetwork(
+        {"text": 3, "audio": 2}, Settings(hidden=8, dropout=0.0, drop_rate=0.0, ode=False, lambda_alignment=1.0)
+    )
     without = DialogueNetwork({"text": 3, "audio": 2}, Settings(hidden=8, alignment=False, ode=False))
     assert network.state_dict().keys() == without.state_dict().keys()
     features, available = {"text": torch.randn(9, 3), "audio": torch.randn(9, 2)}, torch.ones(9, 2, dtype=torch.bool)
