@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from mer import files
 from mer.files import claim, lock, make_folder, remove_stale, share_tree, temporary, write
 from mer.storage import LocalStore
+from tests.mer.processes import fork, status
 
 
 @pytest.fixture(params=[0o022, 0o077])
@@ -93,7 +93,7 @@ def test_one_at_a_time_though_the_lock_comes_and_goes(tmp_path: Path, bits: int)
             remove_stale(tmp_path)
 
     children = [fork(work) for _ in range(4)] + [fork(clean)]
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 5
+    assert [status(child) for child in children] == [0] * 5
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,18 +111,6 @@ def test_a_lock_is_not_removed_for_the_one_before_it(tmp_path: Path, monkeypatch
         assert remove_stale(tmp_path) == 0
         with claim(tmp_path, "work", wait=False) as third:
             assert not third
-
-
-def fork(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return pid
 
 
 def test_only_what_dead_writers_left_is_removed(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mer.data.places import address_of, copy_here, find_corpus
 from mer.errors import UnfitMachine, UserError
 from mer.storage import ObjectStore, StoreUnreachable
 from mer.storage import objects as objects_module
+from tests.mer.processes import fork, status
 
 ADDRESS = "s3://bucket/corpora/tiny?region=eu-west-1"
 
@@ -115,17 +116,8 @@ def test_another_machine_takes_the_planned_copy_without_asking_again(remote: Rem
 
 
 def test_several_workers_of_a_machine_fetch_it_once(remote: Remote) -> None:
-    children = []
-    for _ in range(4):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                fetch_corpus(ADDRESS, say=quiet)
-                os._exit(0)
-            except BaseException:
-                os._exit(1)
-        children.append(pid)
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
+    children = [fork(lambda: fetch_corpus(ADDRESS, say=quiet)) for _ in range(4)]
+    assert [status(child) for child in children] == [0] * 4
     assert sorted(remote.opened()) == sorted(set(remote.opened()))
     same(fetch_corpus(ADDRESS, say=quiet), remote.folder)
 

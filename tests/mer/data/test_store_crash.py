@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from mer.data.store import FeatureStore
 from mer.data.store.admin import entries, remove
 from mer.data.store.shard import Shard
 from mer.files import claim, lock, remove_stale, temporary
+from tests.mer.processes import fork, status
 
 ITEMS = ["một", "hai", "ba", "bốn", "năm sáu"]
 CHUNK = 2
@@ -59,23 +59,6 @@ def check(root: Path, frontend: Logged, items: Sequence[str] = ITEMS) -> None:
     found = FeatureStore(root, chunk=CHUNK).get(frontend, items)
     for i, item in enumerate(items):
         np.testing.assert_array_equal(found.row(i), frames(item))
-
-
-def fork(work: Callable[[], Any]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return pid
-
-
-def status(pid: int) -> int:
-    """Exit status; -9 where it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def traced(work: Callable[[], Any], on_line: Callable[[tuple[str, int]], None]) -> None:
