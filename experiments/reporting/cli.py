@@ -17,6 +17,12 @@ def add_parser(subparsers: Any) -> None:
     )
     report.add_argument("run", metavar="DIR", help="folder of a run, such as results/quickstart")
     report.add_argument("--out", metavar="DIR", help="where to put it (default: DIR/report)")
+    report.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="make a copy of the run, or of a whole results folder, for blind review: tables, predictions and report "
+        "without hosts, users, paths, commits, e-mail addresses and times (default of --out: DIR-anonymous)",
+    )
     report.set_defaults(func=run_report)
     bring = subparsers.add_parser(
         "import-predictions",
@@ -36,6 +42,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_report(args: argparse.Namespace) -> int:
+    if args.anonymous:
+        from experiments.reporting.anonymous import LEFT_OUT, anonymous_copy
+
+        source = Path(args.run)
+        for page in anonymous_copy(source, Path(args.out or f"{source.resolve()}-anonymous")):
+            print(page)
+        print(LEFT_OUT)
+        return 0
     from experiments.reporting.build import build_report
 
     print(build_report(args.run, args.out))
