@@ -12,7 +12,7 @@ import numpy.typing as npt
 from experiments.reporting.spec import Contrast
 from experiments.reporting.statistics.confusion import KNOWN as COUNTED
 from experiments.reporting.statistics.folds import nadeau_bengio
-from experiments.reporting.statistics.levels import FEWEST_UNITS, two_level
+from experiments.reporting.statistics.levels import FEWEST_UNITS, effective_units, shares, two_level
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -115,7 +115,11 @@ def beyond_test_set(run: Run, contrast: Contrast, name: str, counts: Counts) -> 
         return Scope(name, refusal=stacks)
     two = two_level(stacks[0], contrast.metric, run.spec.level)
     if two is None:
-        return Scope(name, refusal="too few studies or units")
+        weight = effective_units(shares(stacks[0][0][1], contrast.metric))
+        alike = (
+            f"the test set's {stacks[1]} {unit}s are so unequal that they weigh only as much as {weight:.1f} equal ones"
+        )
+        return Scope(name, refusal=f"{alike}, at least {FEWEST_UNITS} are needed")
     return Scope(name, two.mean, two.low, two.high, two.p, f"{two.studies} studies × {two.units} {unit}s")
 
 

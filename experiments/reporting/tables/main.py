@@ -170,8 +170,8 @@ def main_table(run: Run, corpus: str) -> Table:
     emphasis = "Bold: best mean; underlined: second (no test implied)."
     if same:
         emphasis += (
-            f" {SAME}: cannot be separated from the best (model confidence set at {run.spec.level * 100:g} %, "
-            "studentised range, studies as blocks)."
+            f" {SAME}: cannot be separated from the best (one-sided paired t tests against every other row, Holm over "
+            f"all pairs: the marked rows hold all of the best with {run.spec.level * 100:g} %)."
         )
     notes.append(Note(emphasis))
     if baseline is not None:
