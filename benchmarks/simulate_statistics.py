@@ -125,7 +125,7 @@ def main() -> None:
     bounds = [196 * (0.05 * 0.95 / n) ** 0.5 for n in (count, count // 2)]
     text = f"""# How often the statistics err
 
-Made by `python benchmarks/simulate_statistics.py --replications {count}` ({seconds:.0f} s of one core). All in per cent;
+Made by `python benchmarks/simulate_statistics.py --replications {count}` ({seconds:.0f} s of one core). In per cent;
 5 is what is promised at most.
 
 ## The mark †: any of the equally good cells called separated from the best
@@ -136,8 +136,8 @@ Made by `python benchmarks/simulate_statistics.py --replications {count}` ({seco
 
 ## The two-level interval leaves out the truth
 
-{count // 2} experiments each; 5 ± {bounds[1]:.1f} is what chance leaves of 5. Where the units weigh less than five equal
-ones the interval is refused, and not counted.
+{count // 2} experiments each; 5 ± {bounds[1]:.1f} is what chance leaves of 5. Where units weigh less than five
+equal ones the interval is refused, and not counted.
 
 {chr(10).join(level)}
 """

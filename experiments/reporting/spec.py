@@ -93,6 +93,10 @@ class Spec:
     fold_by: str | None = None
     tuning: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[tuple[str, str], tuple[Tuned, ...]] = field(default_factory=dict)
+    modalities: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """(corpus, cell) to the modalities that the cell uses; without those of runs that do not name them."""
+    excluded: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(corpus, cell) to the rule by which the space leaves the cell out."""
     resplit: bool = False
     alpha: float = 0.05
     description: str = ""
@@ -122,6 +126,15 @@ def _tuned(document: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Tuned, ..
             low, high = (float(entry["low"]), float(entry["high"])) if numeric else (None, None)
             hypers.append(Tuned(str(entry["path"]), str(entry["kind"]), low, high))
         found[str(cell["corpus"]), str(cell["name"])] = tuple(hypers)
+    return found
+
+
+def _modalities(document: Mapping[str, Any]) -> dict[tuple[str, str], tuple[str, ...]]:
+    found = {}
+    for cell in document.get("cells") or []:
+        encoders = (cell.get("recipe") or {}).get("encoders") or {}
+        if isinstance(encoders, Mapping) and encoders:
+            found[str(cell["corpus"]), str(cell["name"])] = tuple(str(name) for name in encoders)
     return found
 
 
@@ -160,6 +173,10 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
         fold_by=folds.get("by"),
         tuning=dict(tuning),
         tuned=_tuned(document),
+        modalities=_modalities(document),
+        excluded={
+            (str(c["corpus"]), str(c["name"])): str(c["skip"]) for c in document.get("cells") or [] if c.get("skip")
+        },
         resplit=bool(document.get("resplit", False)),
         alpha=float(rules.get("alpha") or 0.05),
         description=str(written.get("description") or ""),

@@ -85,6 +85,8 @@ def cautions(run: Run) -> list[str]:
                 names = sorted(set(confirm.loc[marked, which]))
                 shown = [n if which == "corpus" else run.label(n, corpus_of(run, n)) for n in names]
                 found.append(f"{text} Here: {listed(shown[:8])}{' and others' if len(shown) > 8 else ''}.")
+    if run.spec.tuning.get("once"):
+        found.append("Given these hyperparameters: they were tuned once, in the first study.")
     if run.second_look():
         found.append("Second look: studies or draws were added after the first test score had been seen.")
     return found
