@@ -103,6 +103,12 @@ class Spec:
     notices: tuple[str, ...] = ()
     metric_post_hoc: bool = False
     second_look: Mapping[str, Any] = field(default_factory=dict)
+    declared: int | None = None
+    """Contrasts of this question that were declared before its first result, in whatever run; None: not known."""
+    ever: int = 0
+    """And all that were ever declared for it."""
+    marks: tuple[str, ...] = ()
+    """What was changed after the first results."""
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -152,6 +158,8 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
     if not any(c.name == "complete" for c in conditions):
         conditions = (Condition("complete"), *conditions)
     known = set(Contrast.__dataclass_fields__)
+    family = declared.get("family") or {}
+    marks = tuple(str(mark) for mark in declared.get("marks") or ())
     contrasts = []
     for i, entry in enumerate(document.get("contrasts") or []):
         try:
@@ -178,13 +186,34 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
             (str(c["corpus"]), str(c["name"])): str(c["skip"]) for c in document.get("cells") or [] if c.get("skip")
         },
         resplit=bool(document.get("resplit", False)),
-        alpha=float(rules.get("alpha") or 0.05),
+        alpha=float(document.get("alpha") or rules.get("alpha") or 0.05),
         description=str(written.get("description") or ""),
-        notices=tuple(str(n) for n in document.get("notices") or ()),
+        notices=(*_story(declared), *(str(n) for n in document.get("notices") or ())),
         metric_post_hoc=bool((declared.get("metric") or {}).get("post_hoc")),
         second_look=dict(declared.get("second_look") or {}),
+        declared=None if "declared" not in family else int(family["declared"]),
+        ever=int(family.get("ever") or 0),
+        marks=marks,
         document=document,
     )
+
+
+def _story(declared: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of how the claims came to be declared."""
+    found = []
+    marks = [str(mark) for mark in declared.get("marks") or ()]
+    history = [str(line) for line in declared.get("history") or ()]
+    others = declared.get("others") or {}
+    if marks:
+        found.append(f"Changed after the first results: {'; '.join(marks)}.")
+    if len(history) > 1:
+        found.append(f"Declared {len(history)} times: {' '.join(f'{line}.' for line in history)}")
+    if others.get("contrasts"):
+        found.append(
+            f"Other questions about the same data in this results folder are families of their own: "
+            f"{others['contrasts']} contrasts, spaces: {others['spaces']}."
+        )
+    return found
 
 
 def read_spec(path: Path) -> Spec:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,14 @@ def corpus_ref(folder: Path, address: str | None = None) -> CorpusRef:
         sizes={split: len(getattr(corpus, split)) for split in ("train", "valid", "test")},
         offers=frozenset(offers),
         address=address,
+        labels=tuple(corpus.info.labels),
+        utterances=digest_of(utterance.id for utterance in corpus.test),
     )
+
+
+def digest_of(ids: Iterable[str]) -> str:
+    """A digest of some utterances, in whatever order."""
+    return hashlib.blake2b("\n".join(sorted(ids)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def obstacle(recipe: Mapping[str, Any], corpus: CorpusRef) -> str | None:

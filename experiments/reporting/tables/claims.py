@@ -21,6 +21,7 @@ VERDICTS = {
     "undecidable": "not decidable",
     "untested": "not tested",
     "refused": "refused",
+    "withheld": "withheld",
 }
 
 
