@@ -290,7 +290,8 @@ def main() -> None:
     text = f"""# Forking paths
 
 Made by `python benchmarks/simulate_forking.py --replications {args.replications}`
-({time.time() - started:.0f} s on {args.workers} cores). No cell is better than another; each path is walked to its end, and is false if any report on it claims a
+({time.time() - started:.0f} s on {args.workers} cores).
+No cell is better than another; each path is walked to its end, and is false if any report on it claims a
 difference. ± is a 95 % interval; 5 % is what is promised at most.
 
 | path | false, without a mark | false, marked or not | false if the last YAML were all that is known |

@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.reporting.evidence import UNIT_COLUMN, Counts, Scope, beyond_test_set, over_folds, sides_of, weighted
 from experiments.reporting.numbers import count, p_text, points, signed_interval
+from experiments.reporting.rates import alike, shown
 from experiments.reporting.spec import SCOPES, Contrast
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, random_effects
 from experiments.reporting.statistics.family import adjusted
@@ -105,6 +106,10 @@ def evaluate(run: Run, contrast: Contrast, counts: Counts, family: int) -> Claim
     wanted = [name for name in UNIT_COLUMN if name == contrast.scope or comparison.n >= 2]
     if (run.folder / "predictions").is_dir() or contrast.scope in UNIT_COLUMN:
         scopes += [beyond_test_set(run, contrast, name, counts) for name in wanted]
+    cells = list(contrast.weights)
+    if not all(alike(run, contrast.corpus, contrast.condition, cells[0], cell) for cell in cells[1:]):
+        apart = f"{contrast.condition} takes another share of its modalities from some of its cells than from others"
+        scopes = [Scope(contrast.scope, refusal=apart)]
     decisive = next((s for s in scopes if s.name == contrast.scope), None)
     p = decisive.p if decisive else None
     return Claim(
@@ -170,7 +175,7 @@ def _worded(claim: Claim, run: Run) -> Claim:
     scope = next((s for s in claim.scopes if s.name == contrast.scope), None)
     where = f" on {contrast.corpus}" if len(run.corpora) > 1 and contrast.scope != "new corpora" else ""
     if contrast.condition != "complete":
-        where += f" under {contrast.condition}"
+        where += f" under {shown(run, contrast.corpus, contrast.condition, contrast.weights)}"
     if contrast.metric != run.spec.metric:
         where += f" in {run.metric_name(contrast.metric)}"
     refusal = scope.refusal if scope is not None else f"unknown scope; expected {', '.join(SCOPES)}"
@@ -227,13 +232,16 @@ def _worded_difference(claim: Claim, c: Comparison, run: Run, where: str, mean: 
     if not decided.possible and not beyond:
         family = f" in a family of {claim.family}" if claim.family > 1 else ""
         return replace(
-            claim, verdict="undecidable", text=f"{_pair(claim)}{where}: {decided.text}{family}", evidence=detail
+            claim,
+            verdict="undecidable",
+            text=f"{_pair(claim)}{where}: {decided.text}{family}",
+            evidence=f"{detail}; {decided.why}",
         )
     text = f"{first} and {second} cannot be told apart{where}"
     if not plain:
         text = f"{contrast.name}{where}: cannot be told from zero"
-    if c.detectable is not None and not beyond:
-        detail += f"; {points(c.detectable, run.scale)} would have been found with 80 % power"
+    if c.detectable is not None and not beyond and contrast.test == "paired_t":
+        detail += f"; {points(c.detectable, run.scale)} are found with 80 % power where studies vary as they did here"
     return replace(claim, verdict="undecided", text=text, evidence=detail)
 
 

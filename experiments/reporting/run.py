@@ -140,6 +140,10 @@ class Run:
     def cells(self, corpus: str | None = None) -> list[str]:
         return list(self._cells[self.corpus(corpus)].index)
 
+    def chosen(self, corpus: str) -> list[str]:
+        """The cells that were to be run: none that a rule leaves out, and none that was imported."""
+        return [c for c in self.cells(corpus) if c not in self.imported and (corpus, c) not in self.spec.excluded]
+
     def level_of(self, cell: str, factor: str, corpus: str | None = None) -> Any:
         value: Any = self._cells[self.corpus(corpus)].at[cell, factor]
         return None if pd.isna(value) else value
