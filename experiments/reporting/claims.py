@@ -279,6 +279,8 @@ def claims_of(run: Run) -> list[Claim]:
 
 
 def _decisive(claim: Claim) -> float | None:
+    if claim.contrast.scope == "this test set" and claim.interval is None:
+        return None
     if claim.contrast.margin is not None and claim.differences:
         if claim.contrast.scope != "this test set":
             return None

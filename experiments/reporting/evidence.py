@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from experiments.reporting.numbers import count
 from experiments.reporting.spec import Contrast
 from experiments.reporting.statistics.confusion import KNOWN as COUNTED
 from experiments.reporting.statistics.folds import nadeau_bengio
@@ -101,6 +102,9 @@ class Counts:
 def beyond_test_set(run: Run, contrast: Contrast, name: str, counts: Counts) -> Scope:
     """The interval for new dialogues or speakers."""
     unit = UNIT_COLUMN[name]
+    known = known_units(run, contrast.corpus, unit)
+    if known:
+        return Scope(name, refusal=known)
     if run.spec.folds > 1:
         values = over_folds(run, contrast)
         found = nadeau_bengio(values, level=run.spec.level)
@@ -121,6 +125,23 @@ def beyond_test_set(run: Run, contrast: Contrast, name: str, counts: Counts) -> 
         )
         return Scope(name, refusal=f"{alike}, at least {FEWEST_UNITS} are needed")
     return Scope(name, two.mean, two.low, two.high, two.p, f"{two.studies} studies × {two.units} {unit}s")
+
+
+def known_units(run: Run, corpus: str, unit: str) -> str:
+    """Why the units that were tested on are not new ones; empty where they are."""
+    found = (run.spec.document.get("corpora") or {}).get(corpus) or {}
+    shared = found.get("shared")
+    by = run.spec.fold_by if run.spec.folds > 1 else None
+    if by == unit:
+        return ""  # no fold's unit is trained on
+    if shared is None:
+        return f"it was not recorded whether train and test share {unit}s; the same run command records it"
+    if by is not None:
+        if unit == "speaker" and shared.get("sessions") and by == "session":
+            return f"{count(int(shared['sessions']), 'speaker')} of train and test are in several sessions"
+        return ""
+    number = int(shared.get(f"{unit}s", 0))
+    return f"{count(number, unit)} of the test split are in train or valid too" if number else ""
 
 
 def _with_factor(factor: str, level: str) -> str:

@@ -247,6 +247,9 @@ def warnings(run: Run) -> list[str]:
     )
     found += [f"Trials of corpus {c} used different data (by digest)." for c, n in data.items() if n > 1]
     found += unequal(run)
+    if run.spec.folds == 1:
+        corpora = run.spec.document.get("corpora") or {}
+        found += [f"{c}, {text}." for c in run.corpora for text in (corpora.get(c) or {}).get("caveats") or ()]
     if run.spec.metric_post_hoc:
         found.append("Post hoc: the metric was declared or changed after the first confirm result.")
     return found + [n for n in run.spec.notices if n not in found]

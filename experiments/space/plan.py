@@ -46,6 +46,11 @@ class CorpusRef:
     labels: tuple[str, ...] = ()
     utterances: str = ""
     """Digest of the test split's utterance ids: the same under whatever labels."""
+    shared: Mapping[str, int] | None = None
+    """How many `speakers` and `dialogues` the test split shares with train or valid, and how many speakers are in
+    several `sessions`; None: not known. Without a kind that the corpus does not name."""
+    caveats: tuple[str, ...] = ()
+    """What must be said of scores on its own test split; see `mer.data.check.caveats`."""
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ def claims_table(run: Run) -> Table | None:
         Note(family_sentence(run) or "All contrasts are post hoc."),
         Note(
             "Intervals are uncorrected. g: Hedges' g of the paired differences; P(A>B): share of studies in which the "
-            "first was better; MDE: smallest true difference that a t test at the family's strictest step finds with 80 % "
-            "power if studies vary as they did here."
+            "first was better. MDE: smallest true difference that a t test at the family's strictest step finds with "
+            "80 % power if studies vary as they did here."
         ),
     ]
     if any(c.contrast.post_hoc for c in run.claims):
