@@ -162,7 +162,7 @@ def run_space(args: argparse.Namespace) -> int:
         origin=lambda: project_line(args.space),
         say=say,
     )
-    report = None if args.no_report else _report(ledger.store.path(plan.space), say)
+    report = None if args.no_report else _report(ledger.store.path(plan.folder), say)
     _tell(plan, ledger, result, report, args.json)
     return result.exit_code
 
@@ -269,7 +269,7 @@ def _report(folder: str, say: Any) -> str | None:
 
 
 def _tell(plan: Plan, ledger: Ledger, result: RunResult, report: str | None, as_json: bool) -> None:
-    tables = ledger.store.path(f"{plan.space}/trials.parquet")
+    tables = ledger.store.path(f"{plan.folder}/trials.parquet")
     if as_json:
         found = {
             "exit_code": result.exit_code,

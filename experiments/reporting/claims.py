@@ -7,8 +7,9 @@ A claim has a verdict, its evidence and its scope. The p value that decides is t
     new corpora              random effects over corpora
     folds, one study         Nadeau and Bengio's test over folds
 
-corrected by Holm over the family as declared. Post hoc contrasts are corrected as if they had been in the family all
-along and change nothing for the declared ones.
+corrected by Holm over the family: all that was declared for the question before its first result, in whatever run.
+Post hoc contrasts are corrected for all that was ever declared and change nothing for the declared ones. While planned
+studies of a contrast have not been run, nothing is claimed of it: a look at the data would be a test.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import numpy as np
 
 from experiments.reporting.evidence import UNIT_COLUMN, Counts, Scope, beyond_test_set, over_folds, sides_of, weighted
 from experiments.reporting.numbers import count, p_text, points, signed_interval
+from experiments.reporting.rates import alike, shown
 from experiments.reporting.spec import SCOPES, Contrast
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, random_effects
-from experiments.reporting.statistics.family import holm
+from experiments.reporting.statistics.family import adjusted
 from experiments.reporting.statistics.folds import nadeau_bengio
 from experiments.reporting.statistics.paired import TESTS, Comparison, compare, decidability, equivalence
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 class Claim:
     """What one declared contrast shows.
 
-    verdict  better | worse | equivalent | undecided | undecidable | untested | refused
+    verdict  better | worse | equivalent | undecided | undecidable | untested | refused | withheld
     """
 
     contrast: Contrast
@@ -67,8 +69,16 @@ def evaluate(run: Run, contrast: Contrast, counts: Counts, family: int) -> Claim
     missing = [cell for cell in contrast.weights if cell not in run.cells(contrast.corpus)]
     values = weighted(run, contrast) if not missing else np.empty(0)
     planned = run.by_study(contrast.corpus, contrast.metric, contrast.condition).shape[1]
-    remarks: list[str] = []
     sides = sides_of(run, contrast)
+    remarks = marks_of(run, contrast)
+    there, wanted = studies_there(run, contrast)
+    if there < wanted:
+        pair = f"{sides[0]} against {sides[1]}" if all(sides) else contrast.name
+        text = f"{pair}: withheld, {there} of {count(wanted, 'planned study', 'planned studies')} are there"
+        return Claim(
+            contrast, "withheld", text, "", None, None, None, family,
+            remarks=tuple(remarks), sides=sides, corpora=(contrast.corpus,),
+        )  # fmt: skip
     if values.size == 0:
         why = f"no cell {missing[0]!r}" if missing else "no study in which all of its cells have a score"
         text = f"{contrast.name}: not tested, {why}"
@@ -83,10 +93,6 @@ def evaluate(run: Run, contrast: Contrast, counts: Counts, family: int) -> Claim
         )
     if run.spec.tuning.get("once"):
         remarks.append("given these hyperparameters: they were tuned once, in the first study")
-    if contrast.post_hoc:
-        remarks.append("post hoc: declared or changed after the first confirm result")
-    if run.second_look(contrast.corpus):
-        remarks.append("second look: studies or draws were added after the first test score was seen")
     basis = f"{TESTS[contrast.test]} over {count(comparison.n, 'study', 'studies')}"
     scopes = [Scope("this test set", comparison.mean, comparison.low, comparison.high, comparison.p, basis)]
     if run.spec.folds > 1:
@@ -100,6 +106,10 @@ def evaluate(run: Run, contrast: Contrast, counts: Counts, family: int) -> Claim
     wanted = [name for name in UNIT_COLUMN if name == contrast.scope or comparison.n >= 2]
     if (run.folder / "predictions").is_dir() or contrast.scope in UNIT_COLUMN:
         scopes += [beyond_test_set(run, contrast, name, counts) for name in wanted]
+    cells = list(contrast.weights)
+    if not all(alike(run, contrast.corpus, contrast.condition, cells[0], cell) for cell in cells[1:]):
+        apart = f"{contrast.condition} takes another share of its modalities from some of its cells than from others"
+        scopes = [Scope(contrast.scope, refusal=apart)]
     decisive = next((s for s in scopes if s.name == contrast.scope), None)
     p = decisive.p if decisive else None
     return Claim(
@@ -117,6 +127,25 @@ def evaluate(run: Run, contrast: Contrast, counts: Counts, family: int) -> Claim
         sides,
         (contrast.corpus,),
     )
+
+
+def marks_of(run: Run, contrast: Contrast) -> list[str]:
+    """What was done about a contrast after results were seen."""
+    found = []
+    if contrast.post_hoc:
+        found.append("post hoc: declared or changed after the first confirm result")
+    if run.second_look(contrast.corpus):
+        found.append("second look: studies or draws were added after the first test score was seen")
+    return found + [f"changed after the first results: {mark}" for mark in run.spec.marks]
+
+
+def studies_there(run: Run, contrast: Contrast) -> tuple[int, int]:
+    """In how many studies every cell of a contrast has ended, whatever way, and how many are planned."""
+    t = run.own
+    slots = t[(t["stage"] == "confirm") & (t["corpus"] == contrast.corpus) & t["cell"].isin(list(contrast.weights))]
+    missing = slots.loc[slots["status"] == "missing", "study"].nunique()
+    planned = slots["study"].nunique()
+    return planned - missing, planned
 
 
 def _joint_scope(claims: list[Claim], level: float) -> Scope:
@@ -146,7 +175,7 @@ def _worded(claim: Claim, run: Run) -> Claim:
     scope = next((s for s in claim.scopes if s.name == contrast.scope), None)
     where = f" on {contrast.corpus}" if len(run.corpora) > 1 and contrast.scope != "new corpora" else ""
     if contrast.condition != "complete":
-        where += f" under {contrast.condition}"
+        where += f" under {shown(run, contrast.corpus, contrast.condition, contrast.weights)}"
     if contrast.metric != run.spec.metric:
         where += f" in {run.metric_name(contrast.metric)}"
     refusal = scope.refusal if scope is not None else f"unknown scope; expected {', '.join(SCOPES)}"
@@ -203,13 +232,16 @@ def _worded_difference(claim: Claim, c: Comparison, run: Run, where: str, mean: 
     if not decided.possible and not beyond:
         family = f" in a family of {claim.family}" if claim.family > 1 else ""
         return replace(
-            claim, verdict="undecidable", text=f"{_pair(claim)}{where}: {decided.text}{family}", evidence=detail
+            claim,
+            verdict="undecidable",
+            text=f"{_pair(claim)}{where}: {decided.text}{family}",
+            evidence=f"{detail}; {decided.why}",
         )
     text = f"{first} and {second} cannot be told apart{where}"
     if not plain:
         text = f"{contrast.name}{where}: cannot be told from zero"
-    if c.detectable is not None and not beyond:
-        detail += f"; {points(c.detectable, run.scale)} would have been found with 80 % power"
+    if c.detectable is not None and not beyond and contrast.test == "paired_t":
+        detail += f"; {points(c.detectable, run.scale)} are found with 80 % power where studies vary as they did here"
     return replace(claim, verdict="undecided", text=text, evidence=detail)
 
 
@@ -223,27 +255,32 @@ def claims_of(run: Run) -> list[Claim]:
     contrasts = [c for c in run.spec.contrasts if c.corpus in run.corpora or not run.corpora]
     # A joint claim over corpora is one claim, however many corpora carry it.
     units = [_unit_of(c) for c in contrasts]
-    sizes: dict[str, int] = {}
-    for family in {c.family for c in contrasts}:
-        sizes[family] = len({u for u, c in zip(units, contrasts, strict=True) if c.family == family and not c.post_hoc})
-    post = {f: len({u for u, c in zip(units, contrasts, strict=True) if c.family == f and c.post_hoc}) for f in sizes}
+    names = [c.family if run.spec.declared is None else "" for c in contrasts]  # one question is one family
+    sizes: dict[str, tuple[int, int]] = {}
+    for name in dict.fromkeys(names):
+        here = [(u, c.post_hoc) for u, c, n in zip(units, contrasts, names, strict=True) if n == name]
+        timely, all_units = {u for u, late in here if not late}, {u for u, _ in here}
+        sizes[name] = max(len(timely), run.spec.declared or 0), max(len(all_units), run.spec.ever)
     counts = Counts(run)
-    claims = [
-        evaluate(run, c, counts, max(1, sizes[c.family] + (post[c.family] if c.post_hoc else 0))) for c in contrasts
-    ]
-    claims = _with_joint(run, claims)
-    adjusted: dict[int, float | None] = {}
-    for family, size in sizes.items():
-        members = [i for i, c in enumerate(claims) if c.contrast.family == family]
-        declared = [i for i in members if not claims[i].contrast.post_hoc]
-        adjusted.update(zip(declared, holm([_decisive(claims[i]) for i in declared], size), strict=True))
-        if len(declared) < len(members):
-            everything = holm([_decisive(claims[i]) for i in members], size + post[family])
-            adjusted.update({i: p for i, p in zip(members, everything, strict=True) if i not in adjusted})
-    return [_worded(replace(claim, adjusted=adjusted[i]), run) for i, claim in enumerate(claims)]
+    found = _with_joint(
+        run,
+        [
+            evaluate(run, c, counts, max(1, sizes[name][int(c.post_hoc)]))
+            for c, name in zip(contrasts, names, strict=True)
+        ],
+    )
+    corrected: dict[int, float | None] = {}
+    for name, (declared, ever) in sizes.items():
+        members = [i for i, c in enumerate(found) if run.spec.declared is not None or c.contrast.family == name]
+        p_values = [_decisive(found[i]) for i in members]
+        late = [found[i].contrast.post_hoc for i in members]
+        corrected.update(zip(members, adjusted(p_values, late, declared, ever), strict=True))
+    return [_worded(replace(claim, adjusted=corrected[i]), run) for i, claim in enumerate(found)]
 
 
 def _decisive(claim: Claim) -> float | None:
+    if claim.contrast.scope == "this test set" and claim.interval is None:
+        return None
     if claim.contrast.margin is not None and claim.differences:
         if claim.contrast.scope != "this test set":
             return None
@@ -266,6 +303,12 @@ def _with_joint(run: Run, claims: list[Claim]) -> list[Claim]:
     for group in groups.values():
         if len(group) == 1 and group[0].contrast.scope != "new corpora":
             found += group
+            continue
+        held = next((claim for claim in group if claim.verdict == "withheld"), None)
+        if held is not None:
+            joined = group[0].contrast.scope == "new corpora"
+            corpora = tuple(claim.contrast.corpus for claim in group)
+            found += [replace(held, corpora=corpora)] if joined else group
             continue
         joint = _joint_scope(group, run.spec.level)
         if group[0].contrast.scope != "new corpora":

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from experiments.reporting.numbers import count
 from experiments.reporting.spec import Contrast
 from experiments.reporting.statistics.confusion import KNOWN as COUNTED
 from experiments.reporting.statistics.folds import nadeau_bengio
-from experiments.reporting.statistics.levels import FEWEST_UNITS, two_level
+from experiments.reporting.statistics.levels import FEWEST_UNITS, effective_units, shares, two_level
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -101,6 +102,9 @@ class Counts:
 def beyond_test_set(run: Run, contrast: Contrast, name: str, counts: Counts) -> Scope:
     """The interval for new dialogues or speakers."""
     unit = UNIT_COLUMN[name]
+    known = known_units(run, contrast.corpus, unit)
+    if known:
+        return Scope(name, refusal=known)
     if run.spec.folds > 1:
         values = over_folds(run, contrast)
         found = nadeau_bengio(values, level=run.spec.level)
@@ -115,8 +119,29 @@ def beyond_test_set(run: Run, contrast: Contrast, name: str, counts: Counts) -> 
         return Scope(name, refusal=stacks)
     two = two_level(stacks[0], contrast.metric, run.spec.level)
     if two is None:
-        return Scope(name, refusal="too few studies or units")
+        weight = effective_units(shares(stacks[0][0][1], contrast.metric))
+        alike = (
+            f"the test set's {stacks[1]} {unit}s are so unequal that they weigh only as much as {weight:.1f} equal ones"
+        )
+        return Scope(name, refusal=f"{alike}, at least {FEWEST_UNITS} are needed")
     return Scope(name, two.mean, two.low, two.high, two.p, f"{two.studies} studies × {two.units} {unit}s")
+
+
+def known_units(run: Run, corpus: str, unit: str) -> str:
+    """Why the units that were tested on are not new ones; empty where they are."""
+    found = (run.spec.document.get("corpora") or {}).get(corpus) or {}
+    shared = found.get("shared")
+    by = run.spec.fold_by if run.spec.folds > 1 else None
+    if by == unit:
+        return ""  # no fold's unit is trained on
+    if shared is None:
+        return f"it was not recorded whether train and test share {unit}s; the same run command records it"
+    if by is not None:
+        if unit == "speaker" and shared.get("sessions") and by == "session":
+            return f"{count(int(shared['sessions']), 'speaker')} of train and test are in several sessions"
+        return ""
+    number = int(shared.get(f"{unit}s", 0))
+    return f"{count(number, unit)} of the test split are in train or valid too" if number else ""
 
 
 def _with_factor(factor: str, level: str) -> str:

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from experiments.reporting.numbers import count, seconds_text
+from experiments.reporting.searching import unequal
 from experiments.reporting.statistics.levels import FEWEST_UNITS
 from experiments.reporting.statistics.paired import TESTS
 from experiments.reporting.tables.latex import escape
 from experiments.reporting.tables.main import summarise
-from experiments.reporting.wording import cautions, listed, selection_rule, what_varies
+from experiments.reporting.wording import cautions, listed, selection_rule, training_sentences, what_varies
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
 
 
 def _space(run: Run) -> str:
-    cells = {corpus: len(set(run.cells(corpus)) - run.imported) for corpus in run.corpora}
+    cells = {corpus: len(run.chosen(corpus)) for corpus in run.corpora}
     factors = listed(
         f"{f.rsplit('.', 1)[-1].replace('_', ' ')} ({count(len(run.levels(f)), 'level')})" for f in run.factors
     )
@@ -27,15 +28,21 @@ def _space(run: Run) -> str:
     sizes = sorted(set(cells.values()))
     number = count(sizes[0], "cell") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} cells"
     corpora = f" on each of {len(run.corpora)} corpora ({where})" if len(run.corpora) > 1 else f" on {where}"
-    return f"We compare {number}{compared}{corpora}."
+    out = sum(corpus in run.corpora for corpus, _ in run.spec.excluded)
+    rules = listed(dict.fromkeys(run.spec.excluded.values()))
+    left_out = f" {count(out, 'cell')} left out by declaration: {rules}." if out else ""
+    return f"We compare {number}{compared}{corpora}.{left_out}"
 
 
 def _studies(run: Run) -> str:
     t = run.own
     planned = t.loc[t["stage"] == "confirm", "study"].nunique()
+    done = run.confirm.loc[~run.confirm["cell"].isin(run.imported), "study"].nunique()
+    many = count(done, "independent study", "independent studies")
+    many += f" of {planned} that are planned" if done < planned else ""
     folds = f" and {run.spec.folds} test folds by {run.spec.fold_by}" if run.spec.folds > 1 else ""
     return (
-        f"The whole experiment is repeated in {count(planned, 'independent study', 'independent studies')}{folds}; "
+        f"The whole experiment is repeated in {many}{folds}; "
         f"studies differ in {what_varies(run)}, which within a study are the same for all cells, so that comparisons "
         "are paired."
     )
@@ -93,8 +100,14 @@ def _tests(run: Run) -> str:
     return text
 
 
+def _wanted(run: Run) -> pd.DataFrame:
+    """The confirm slots that were to be run: what a rule of the space leaves out is not missing."""
+    t = run.own[run.own["stage"] == "confirm"]
+    return t[[key not in run.spec.excluded for key in zip(t["corpus"], t["cell"], strict=True)]]
+
+
 def _lost(run: Run) -> str:
-    confirm = run.own[run.own["stage"] == "confirm"]
+    confirm = _wanted(run)
     bad = confirm[~confirm["status"].isin(["complete"])]
     if bad.empty:
         return f"All {len(confirm)} planned confirm trials completed."
@@ -106,7 +119,8 @@ def _lost(run: Run) -> str:
 def protocol(run: Run) -> str:
     """The paragraph, as plain text."""
     parts = [
-        _space(run), _studies(run), selection_rule(run), _pruning(run), _tests(run), _lost(run), *cautions(run)
+        _space(run), _studies(run), selection_rule(run), *training_sentences(run), _pruning(run), _tests(run),
+        _lost(run), *cautions(run),
     ]  # fmt: skip
     return " ".join(part for part in parts if part)
 
@@ -204,7 +218,7 @@ def warnings(run: Run) -> list[str]:
     found = cautions(run)
     t = run.own
     counts = t["status"].value_counts()
-    confirm = t[t["stage"] == "confirm"]
+    confirm = _wanted(run)
     gaps = confirm[confirm["status"] != "complete"]
     if len(gaps):
         cells = sorted({run.label(c, k) for c, k in zip(gaps["cell"], gaps["corpus"], strict=True)})
@@ -221,12 +235,7 @@ def warnings(run: Run) -> list[str]:
     ):
         if column in ran.columns:
             values = ran[column].dropna()
-            # A code digest covers what a recipe imports, so cells may differ; within a cell it must not.
-            mixed = (
-                values.nunique() > 1
-                if column != "code"
-                else (ran.groupby(["corpus", "cell"])[column].nunique() > 1).any()
-            )
+            mixed = values.nunique() > 1 if column != "code" else _mixed_code(run, ran)
             if mixed:
                 found.append(f"Different {what} are mixed in one table: {listed(_shown(values))}.")
     if "dirty" in ran.columns and ran["dirty"].fillna(False).astype(bool).any():
@@ -237,9 +246,23 @@ def warnings(run: Run) -> list[str]:
         else pd.Series(dtype=int)
     )
     found += [f"Trials of corpus {c} used different data (by digest)." for c, n in data.items() if n > 1]
+    found += unequal(run)
+    if run.spec.folds == 1:
+        corpora = run.spec.document.get("corpora") or {}
+        found += [f"{c}, {text}." for c in run.corpora for text in (corpora.get(c) or {}).get("caveats") or ()]
     if run.spec.metric_post_hoc:
         found.append("Post hoc: the metric was declared or changed after the first confirm result.")
     return found + [n for n in run.spec.notices if n not in found]
+
+
+def _mixed_code(run: Run, ran: pd.DataFrame) -> bool:
+    """Whether trials that run the same source have different digests of it. A digest covers what a recipe imports: that
+    of its cell's levels, of levels that a draw chooses, and the bundle's where several are trained in one step."""
+    named = {h.name for hypers in run.spec.tuned.values() for h in hypers if h.name in ran.columns}
+    chosen = [name for name in sorted(named) if ran[name].dtype == object]
+    bundled = ran["bundle"].notna() if "bundle" in ran.columns else pd.Series(False, index=ran.index)
+    same = ran.assign(_bundled=bundled).groupby(["corpus", "cell", "_bundled", *chosen], dropna=False)
+    return bool((same["code"].nunique() > 1).any())
 
 
 def _shown(values: pd.Series) -> list[str]:

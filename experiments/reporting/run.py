@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,10 @@ class Run:
     def cells(self, corpus: str | None = None) -> list[str]:
         return list(self._cells[self.corpus(corpus)].index)
 
+    def chosen(self, corpus: str) -> list[str]:
+        """The cells that were to be run: none that a rule leaves out, and none that was imported."""
+        return [c for c in self.cells(corpus) if c not in self.imported and (corpus, c) not in self.spec.excluded]
+
     def level_of(self, cell: str, factor: str, corpus: str | None = None) -> Any:
         value: Any = self._cells[self.corpus(corpus)].at[cell, factor]
         return None if pd.isna(value) else value
@@ -226,6 +231,16 @@ class Run:
         return self.trials[~self.trials["imported"]] if "imported" in self.trials.columns else self.trials
 
     @cached_property
+    def taken_known(self) -> dict[tuple[str, str, str], Mapping[str, float] | None]:
+        """What `experiments.reporting.rates` has found out."""
+        return {}
+
+    def diverged(self, corpus: str) -> set[str]:
+        """Cells of which a study diverged: their means are over the studies that went well."""
+        t = self.own
+        return set(t.loc[(t["corpus"] == corpus) & (t["stage"] == "confirm") & (t["status"] == "diverged"), "cell"])
+
+    @cached_property
     def draws_each(self) -> int:
         """Draws of a cell and study as planned; 0 where nothing was tuned."""
         tune = self.trials[self.trials["stage"] == "tune"]
@@ -310,7 +325,7 @@ class Run:
         if not files:
             return empty
         keep = pc.field("trial").isin(wanted["trial"].tolist()) & (pc.field("condition") == condition)
-        names = ["trial", "utterance", "label", "prediction", "speaker", "dialogue"]
+        names = ["trial", "utterance", "label", "prediction", "speaker", "dialogue", "lacking"]
         frame: pd.DataFrame = ds.dataset(files).to_table(columns=names, filter=keep).to_pandas()
         return frame.merge(wanted[["trial", "study", "fold"]], on="trial")
 
@@ -359,7 +374,14 @@ class Run:
         if pair.shape[1] == 0:
             raise UserError("the two cells have no study in common", hint="See the accounting of the run.")
         first, second = pair.to_numpy()
-        return compare(first, second, test=test, level=self.spec.level, higher_is_better=self.spec.higher_is_better)
+        return self.paired(*pair.index, first, second, test=test)
+
+    def paired(self, a: str, b: str, first: Floats, second: Floats, test: str = "paired_t") -> Comparison:
+        """Scores of a cell minus those of another, in the same studies. One set of imported predictions that stands in
+        every study gets no p: how much that system varies is not known."""
+        level, higher = self.spec.level, self.spec.higher_is_better
+        found = compare(first, second, test=test, level=level, higher_is_better=higher)
+        return replace(found, p=None) if {a, b} & self.single else found
 
     @cached_property
     def claims(self) -> list[Claim]:

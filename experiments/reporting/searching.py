@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,77 @@ class Boundary:
     high: int
     winners: int
     range: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a cell was really tuned and trained, by what is on record.
+
+    draws    fewest and most draws that were trained for one choice (a study and fold)
+    epochs   fewest and most epochs of its confirmed trials; None where there are none
+    budget   the epochs that its trials may train for; None where that is not known
+    ranges   tuned path to its range, as text
+    """
+
+    draws: tuple[int, int]
+    epochs: tuple[int, int] | None
+    budget: int | None
+    ranges: Mapping[str, str]
+
+
+def ran(run: Run, corpus: str, cell: str) -> Ran:
+    described = {str(c["name"]): c for c in run.spec.document.get("cells") or [] if c["corpus"] == corpus}
+    own = described.get(cell, {})
+    shared = {name for name, c in described.items() if (c.get("tuning") or name) == (own.get("tuning") or cell)}
+    t = run.own[run.own["corpus"] == corpus]
+    tune = t[(t["stage"] == "tune") & t["cell"].isin(shared | {cell}) & ~t["status"].isin(["missing", "skipped"])]
+    draws = tune.groupby(["study", "fold"]).size()
+    confirm = run.confirm[(run.confirm["corpus"] == corpus) & (run.confirm["cell"] == cell)]
+    epochs = confirm["epochs"].dropna() if "epochs" in confirm.columns else confirm.iloc[:, 0].iloc[:0]
+    budget = ((own.get("recipe") or {}).get("training") or {}).get("epochs")
+    return Ran(
+        (int(draws.min()), int(draws.max())) if len(draws) else (0, 0),
+        (int(epochs.min()), int(epochs.max())) if len(epochs) else None,
+        None if budget is None else int(budget),
+        {str(hyper["path"]): _range(hyper) for hyper in own.get("hypers") or []},
+    )
+
+
+def _range(hyper: Mapping[str, Any]) -> str:
+    if hyper.get("kind") == "choice":
+        return f"one of {', '.join(map(str, hyper.get('choices') or []))}"
+    return f"{hyper['kind']} {float(hyper['low']):g} to {float(hyper['high']):g}"
+
+
+def unequal(run: Run) -> list[str]:
+    """The contrasts whose sides were tuned or trained otherwise, and how."""
+    found = []
+    for contrast in run.spec.contrasts:
+        known = set(run.cells(contrast.corpus)) if contrast.corpus in run.corpora else set()
+        if not set(contrast.weights) <= known:
+            continue
+        cells = {cell: ran(run, contrast.corpus, cell) for cell in contrast.weights}
+        first, *others = cells.values()
+        apart = []
+        if any(one.draws != first.draws for one in others):
+            apart.append(f"draws ({_each(cells, lambda one: between(one.draws))})")
+        if any(one.budget != first.budget for one in others):
+            apart.append(f"epochs ({_each(cells, lambda one: str(one.budget))})")
+        for path in first.ranges:
+            if any(path in one.ranges and one.ranges[path] != first.ranges[path] for one in others):
+                apart.append(f"the range of {path} ({_each(cells, lambda one, p=path: one.ranges.get(p, 'fixed'))})")
+        if apart:
+            line = f"{contrast.name}: its sides differ in {'; '.join(apart)}."
+            found.append(line)
+    return list(dict.fromkeys(found))
+
+
+def between(ends: tuple[int, int]) -> str:
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _each(cells: Mapping[str, Ran], of: Callable[[Ran], str]) -> str:
+    return ", ".join(f"{name}: {of(one)}" for name, one in cells.items())
 
 
 def winners(run: Run) -> pd.DataFrame:

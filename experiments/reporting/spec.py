@@ -93,12 +93,22 @@ class Spec:
     fold_by: str | None = None
     tuning: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[tuple[str, str], tuple[Tuned, ...]] = field(default_factory=dict)
+    modalities: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """(corpus, cell) to the modalities that the cell uses; without those of runs that do not name them."""
+    excluded: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(corpus, cell) to the rule by which the space leaves the cell out."""
     resplit: bool = False
     alpha: float = 0.05
     description: str = ""
     notices: tuple[str, ...] = ()
     metric_post_hoc: bool = False
     second_look: Mapping[str, Any] = field(default_factory=dict)
+    declared: int | None = None
+    """Contrasts of this question that were declared before its first result, in whatever run; None: not known."""
+    ever: int = 0
+    """And all that were ever declared for it."""
+    marks: tuple[str, ...] = ()
+    """What was changed after the first results."""
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -125,6 +135,15 @@ def _tuned(document: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Tuned, ..
     return found
 
 
+def _modalities(document: Mapping[str, Any]) -> dict[tuple[str, str], tuple[str, ...]]:
+    found = {}
+    for cell in document.get("cells") or []:
+        encoders = (cell.get("recipe") or {}).get("encoders") or {}
+        if isinstance(encoders, Mapping) and encoders:
+            found[str(cell["corpus"]), str(cell["name"])] = tuple(str(name) for name in encoders)
+    return found
+
+
 def spec_of(document: Mapping[str, Any], where: str) -> Spec:
     """The specification in a parsed `space.yaml`."""
     folds = document.get("folds") or {}
@@ -139,6 +158,8 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
     if not any(c.name == "complete" for c in conditions):
         conditions = (Condition("complete"), *conditions)
     known = set(Contrast.__dataclass_fields__)
+    family = declared.get("family") or {}
+    marks = tuple(str(mark) for mark in declared.get("marks") or ())
     contrasts = []
     for i, entry in enumerate(document.get("contrasts") or []):
         try:
@@ -160,14 +181,39 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
         fold_by=folds.get("by"),
         tuning=dict(tuning),
         tuned=_tuned(document),
+        modalities=_modalities(document),
+        excluded={
+            (str(c["corpus"]), str(c["name"])): str(c["skip"]) for c in document.get("cells") or [] if c.get("skip")
+        },
         resplit=bool(document.get("resplit", False)),
-        alpha=float(rules.get("alpha") or 0.05),
+        alpha=float(document.get("alpha") or rules.get("alpha") or 0.05),
         description=str(written.get("description") or ""),
-        notices=tuple(str(n) for n in document.get("notices") or ()),
+        notices=(*_story(declared), *(str(n) for n in document.get("notices") or ())),
         metric_post_hoc=bool((declared.get("metric") or {}).get("post_hoc")),
         second_look=dict(declared.get("second_look") or {}),
+        declared=None if "declared" not in family else int(family["declared"]),
+        ever=int(family.get("ever") or 0),
+        marks=marks,
         document=document,
     )
+
+
+def _story(declared: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of how the claims came to be declared."""
+    found = []
+    marks = [str(mark) for mark in declared.get("marks") or ()]
+    history = [str(line) for line in declared.get("history") or ()]
+    others = declared.get("others") or {}
+    if marks:
+        found.append(f"Changed after the first results: {'; '.join(marks)}.")
+    if len(history) > 1:
+        found.append(f"Declared {len(history)} times: {' '.join(f'{line}.' for line in history)}")
+    if others.get("contrasts"):
+        found.append(
+            f"Other questions about the same data in this results folder are families of their own: "
+            f"{others['contrasts']} contrasts, spaces: {others['spaces']}."
+        )
+    return found
 
 
 def read_spec(path: Path) -> Spec:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from experiments.reporting.numbers import count
+from experiments.reporting.searching import Ran, between, ran
 from experiments.reporting.statistics.paired import TESTS
 
 if TYPE_CHECKING:
@@ -39,19 +40,44 @@ def interval_name(run: Run) -> str:
 
 
 def selection_rule(run: Run) -> str:
-    """How the number in the table came to be."""
+    """How the number in the table came to be, by what was run."""
     metric = run.metric_name()
     epoch = f"the epoch with the best validation {metric}"
-    if not run.draws_each:
+    counts = {ran(run, corpus, cell).draws for corpus in run.corpora for cell in run.chosen(corpus)}
+    if not any(high for _, high in counts):
         return f"Hyperparameters were fixed beforehand; test scores are of {epoch}, scored once."
     where = "once, in the first study" if run.spec.tuning.get("once") else "in every cell and study"
     sampler = {"sobol": "scrambled Sobol", "random": "random", "tpe": "TPE"}.get(
         str(run.spec.tuning.get("sampler", "sobol")), str(run.spec.tuning.get("sampler"))
     )
+    draws = between((min(low for low, _ in counts), max(high for _, high in counts)))
     return (
-        f"Hyperparameters were chosen by validation {metric} among {run.draws_each} {sampler} draws {where}; the "
+        f"Hyperparameters were chosen by validation {metric} among {draws} {sampler} draws {where}; the "
         f"winner was retrained at full budget and its test score, at {epoch}, taken once."
     )
+
+
+def by_cell(run: Run, of: Callable[[Ran], str | None]) -> str:
+    """One text for all cells, or `A and B: one; C: another`; empty where nothing is known."""
+    groups: dict[str, list[str]] = {}
+    for corpus in run.corpora:
+        for cell in run.chosen(corpus):
+            found = of(ran(run, corpus, cell))
+            if found:
+                label = run.label(cell, corpus) + (f" on {corpus}" if len(run.corpora) > 1 else "")
+                groups.setdefault(found, []).append(label)
+    if len(groups) == 1:
+        return next(iter(groups))
+    shown = (f"{listed([*names[:6], *(['others'] if len(names) > 6 else [])])}: {x}" for x, names in groups.items())
+    return "; ".join(shown)
+
+
+def training_sentences(run: Run) -> list[str]:
+    """Ranges and epochs as they were, by cell where cells differ."""
+    ranges = by_cell(run, lambda one: ", ".join(f"{path} {text}" for path, text in one.ranges.items()) or None)
+    epochs = by_cell(run, lambda one: between(one.epochs) if one.epochs else None)
+    found = [f"Tuned: {ranges}."] if ranges else []
+    return [*found, f"Confirmed trials trained for so many epochs: {epochs}."] if epochs else found
 
 
 def family_sentence(run: Run) -> str:
@@ -85,6 +111,8 @@ def cautions(run: Run) -> list[str]:
                 names = sorted(set(confirm.loc[marked, which]))
                 shown = [n if which == "corpus" else run.label(n, corpus_of(run, n)) for n in names]
                 found.append(f"{text} Here: {listed(shown[:8])}{' and others' if len(shown) > 8 else ''}.")
+    if run.spec.tuning.get("once"):
+        found.append("Given these hyperparameters: they were tuned once, in the first study.")
     if run.second_look():
         found.append("Second look: studies or draws were added after the first test score had been seen.")
     return found

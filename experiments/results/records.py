@@ -91,6 +91,7 @@ class TrialRecord:
     space: str | None = None
     cell: str | None = None
     draw: int | None = None
+    declaration: str | None = None
     valid: Mapping[str, float] = field(default_factory=dict)
     best_epoch: int | None = None
     rung: int | None = None
@@ -138,6 +139,7 @@ class TrialRecord:
             "space": self.space,
             "cell": self.cell,
             "draw": self.draw,
+            "declaration": self.declaration,
             "valid": [{"metric": name, "value": value} for name, value in sorted(self.valid.items())],
             "rung": self.rung,
             "rung_value": self.rung_value,

@@ -28,8 +28,9 @@ import pyarrow as pa
 from experiments.slots import Scalar
 from mer.errors import UserError
 
-VERSION = 2
-"""Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`."""
+VERSION = 3
+"""Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`. 3: `declaration`
+of a trial."""
 
 
 class NewerSchema(UserError):
@@ -167,6 +168,7 @@ TRIAL_PART = _with_version(
         pa.field("space", pa.string()),
         pa.field("cell", pa.string()),
         pa.field("draw", pa.int32()),
+        pa.field("declaration", pa.string()),  # the declaration under which it was run
         # what came out
         pa.field("valid", pa.list_(METRIC_VALUE)),
         pa.field("rung", pa.int32()),

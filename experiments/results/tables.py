@@ -20,7 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from experiments.results.decisions import DecisionRow, decision_table
-from experiments.results.declared import is_second_look, read_history, space_document, space_yaml
+from experiments.results.declared import (
+    before_look,
+    is_second_look,
+    read_chain,
+    space_document,
+    space_yaml,
+    standing_of,
+)
 from experiments.results.ledger import Ledger
 from experiments.results.records import encode
 from experiments.results.schema import (
@@ -66,8 +73,7 @@ def write_tables(
     store = open_store(out) if isinstance(out, str) else out
     snapshot = ledger.refresh()
     first = first_result(plan, snapshot, verdicts)
-    history = read_history(ledger.store, plan.space)
-    before = history.before(first)
+    found = standing_of(plan, read_chain(ledger.store, snapshot), snapshot, first)
     used = sorted({verdict.trial for verdict in verdicts if verdict.trial is not None and verdict.trial in snapshot})
     scores = scores_table(plan, snapshot, used)
     _replace(store, "epochs.parquet", encode(epochs_table(snapshot, used)))
@@ -75,8 +81,8 @@ def write_tables(
     visit("tables.some")
     _replace(store, "decisions.parquet", encode(decision_table(decisions)))
     write_predictions(plan, ledger, snapshot, store, verdicts)
-    _replace(store, "trials.parquet", encode(trials_table(plan, snapshot, verdicts, scores, before)))
-    _replace(store, "space.yaml", space_yaml(space_document(plan, history, first)))
+    _replace(store, "trials.parquet", encode(trials_table(plan, snapshot, verdicts, scores, before_look(found, first))))
+    _replace(store, "space.yaml", space_yaml(space_document(plan, found, first)))
 
 
 def _replace(store: Store, name: str, data: bytes) -> None:

@@ -67,6 +67,7 @@ class Orders:
             keep=plan.keep,
             attempt=self.knowledge.attempts.get(key.trial, 0),
             params=dict(unit.params[unit.slots.index(slot)]),
+            declaration=plan.declaration,
         )
 
 

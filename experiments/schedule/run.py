@@ -78,7 +78,7 @@ def execute(
     origin: Callable[[], str] | None = None,
     say: Callable[[str], None] = print,
 ) -> RunResult:
-    """Run what the ledger lacks of a plan, and write its tables to `out` (default: the space's folder beside the
+    """Run what the ledger lacks of a plan, and write its tables to `out` (default: the plan's folder beside the
     ledger). The same call after any crash goes on where the ledger ends.
 
     executor        "ray" or "inline"
@@ -94,12 +94,12 @@ def execute(
     if executor not in ("ray", "inline"):
         raise UserError(f"unknown executor {executor!r}", expected="ray, inline")
     root = ledger.store.root
-    out = out or ledger.store.path(plan.space)
+    out = out or ledger.store.path(plan.folder)
     check_writable(ledger.store)
-    history = declare(plan, ledger.store)
+    plan = declare(plan, ledger)
     seconds = budget if budget is not None else plan.limits.seconds
     session = Session(plan, ledger, retry=retry, seconds=seconds, trials=plan.limits.trials)
-    notices = [*ledger.notices, *changed_corpora(plan, history)]
+    notices = [*ledger.notices, *changed_corpora(plan, ledger.store)]
     for notice in notices:
         say(f"note: {notice}")
     make_work = make_work or _training_work()

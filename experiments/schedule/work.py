@@ -41,6 +41,7 @@ class Spec:
     keep: str = "best"
     attempt: int = 0
     params: Mapping[str, object] = field(default_factory=dict)
+    declaration: str = ""
 
     @property
     def trial(self) -> str:

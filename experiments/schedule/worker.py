@@ -276,6 +276,7 @@ class Worker:
             space=spec.space,
             cell=spec.slot.cell,
             draw=spec.slot.draw,
+            declaration=spec.declaration or None,
             valid=done.valid,
             best_epoch=done.best_epoch or None,
             rung=verdict.rung,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.space.fields import level_table
 from experiments.space.plan import CorpusRef
@@ -12,12 +13,17 @@ from mer import levels
 from mer.encoders import WITHOUT_WEIGHTS
 from mer.errors import UserError
 
+if TYPE_CHECKING:
+    from mer.data.corpus import Utterance
+
 
 def corpus_ref(folder: Path, address: str | None = None) -> CorpusRef:
     """Read a corpus as far as a plan needs it."""
-    from mer.data.corpus import load_corpus
+    from mer.data.check import caveats
+    from mer.data.corpus import SPLITS, load_corpus
 
     corpus = load_corpus(folder)
+    splits = {split: getattr(corpus, split) for split in SPLITS}
     offers = {f"features/{modality}" for modality in corpus.info.features}
     beside = {modality: folder / "features" / f"{modality}.offsets.npy" for modality in corpus.info.features}
     offers |= {f"vectors/{modality}" for modality, file in beside.items() if not file.exists()}
@@ -35,7 +41,30 @@ def corpus_ref(folder: Path, address: str | None = None) -> CorpusRef:
         sizes={split: len(getattr(corpus, split)) for split in ("train", "valid", "test")},
         offers=frozenset(offers),
         address=address,
+        labels=tuple(corpus.info.labels),
+        utterances=digest_of(utterance.id for utterance in corpus.test),
+        shared=_shared(splits),
+        caveats=tuple(f"{split} split: {text}" for split, _, text in caveats(splits, corpus.info.labels)),
     )
+
+
+def _shared(splits: Mapping[str, Sequence[Utterance]]) -> dict[str, int]:
+    """Speakers and dialogues of the test split that are in train or valid too; speakers of two sessions."""
+    from mer.data.check import overlap
+    from mer.data.folds import session_of
+
+    found = {
+        kind: counts.get("train-test", 0) + counts.get("valid-test", 0)
+        for kind, counts in overlap(splits).items()
+        if kind != "sentences"
+    }
+    pairs = {(utterance.speaker, session_of(utterance)) for utterances in splits.values() for utterance in utterances}
+    return {**found, "sessions": len(pairs) - len({speaker for speaker, _ in pairs})}
+
+
+def digest_of(ids: Iterable[str]) -> str:
+    """A digest of some utterances, in whatever order."""
+    return hashlib.blake2b("\n".join(sorted(ids)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def obstacle(recipe: Mapping[str, Any], corpus: CorpusRef) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.slots import Cell, Scalar
@@ -68,7 +69,9 @@ def make_plan(
     fixed = apply_sets(document, sets)
     if data:
         document.put(("corpora",), Document(list(data), {(): "--data"}))
-    return _Planner(path.stem, document, fixed, only, seed, open_corpus).plan()
+    options = (*(f"--only {text}" for text in only), *(f"--set {text}" for text in sets))
+    plan = _Planner(path.stem, document, fixed, only, seed, open_corpus).plan()
+    return replace(plan, options=(*options, f"--seed seed={seed}") if seed else options)
 
 
 class _Planner:

@@ -7,6 +7,8 @@ hyperparameters and the same seeds on every machine.
 from __future__ import annotations
 
 import functools
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,14 @@ class CorpusRef:
     where those are one frame an utterance."""
     address: str | None = None
     """What any machine finds it by (`s3://...`, `demo`), where that is not its folder."""
+    labels: tuple[str, ...] = ()
+    utterances: str = ""
+    """Digest of the test split's utterance ids: the same under whatever labels."""
+    shared: Mapping[str, int] | None = None
+    """How many `speakers` and `dialogues` the test split shares with train or valid, and how many speakers are in
+    several `sessions`; None: not known. Without a kind that the corpus does not name."""
+    caveats: tuple[str, ...] = ()
+    """What must be said of scores on its own test split; see `mer.data.check.caveats`."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,26 @@ class Plan:
     notices: tuple[str, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict)
     """The space as the user wrote it, merged with its includes and `--set`, as plain data."""
+    options: tuple[str, ...] = ()
+    """What was asked for beside the space's file: `--only`, `--set`, `--seed`."""
+    declaration: str = ""
+    """The id under which it was declared in a results folder; see `experiments.results.declared`."""
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """The folder of its tables in the results folder. A part of a space, or one with other settings, has its own,
+        so that it replaces nothing of the whole.
+
+        >>> Plan("fusion", (), {}, 1, options=("--set studies=2", "--only fusion=concat,tacfn")).folder
+        'fusion@fusion=concat,tacfn+studies=2'
+        """
+        if not self.options:
+            return self.space
+        text = "+".join(sorted(option.partition(" ")[2] for option in self.options))
+        name = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text)[:80]
+        if name != text:
+            name += f"-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+        return f"{self.space}@{name}"
 
     # ---- cells -----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ def check_corpus(folder: Path | str, *, audio: bool = True) -> Check:
     for split in SPLITS:
         if split in reading.splits:
             check.splits[split] = _summary(reading, reading.splits[split], seconds)
-    check.overlap = _overlap(reading)
+    check.overlap = overlap(reading.splits)
     order = {"error": 0, "warning": 1, "note": 2}
     check.problems = sorted(reading.problems, key=lambda problem: order[problem.severity])
     return check
@@ -131,21 +131,11 @@ def _percentiles(values: Sequence[float]) -> tuple[float, ...] | None:
     return tuple(float(value) for value in np.percentile(values, PERCENTILES))
 
 
-def _overlap(reading: Reading) -> dict[str, dict[str, int]]:
-    """How many speakers, dialogues and sentences two splits share."""
-    from mer.data.text import normalise
-
-    kinds: dict[str, Callable[[Utterance], str | None]] = {
-        "speakers": lambda utterance: utterance.speaker,
-        "dialogues": lambda utterance: utterance.dialogue,
-        "sentences": lambda utterance: normalise(utterance.transcript).lower() if utterance.transcript else None,
-    }
+def overlap(splits: Mapping[str, Sequence[Utterance]]) -> dict[str, dict[str, int]]:
+    """How many speakers, dialogues and sentences two splits share; without a kind that no utterance names."""
     found: dict[str, dict[str, int]] = {}
-    for kind, value in kinds.items():
-        sets = {
-            split: {value(utterance) for utterance in utterances} - {None}
-            for split, utterances in reading.splits.items()
-        }
+    for kind, value in _KINDS.items():
+        sets = {split: {value(utterance) for utterance in utterances} - {None} for split, utterances in splits.items()}
         if not any(sets.values()):
             continue
         found[kind] = {
@@ -156,24 +146,49 @@ def _overlap(reading: Reading) -> dict[str, dict[str, int]]:
     return found
 
 
+def _sentence(utterance: Utterance) -> str | None:
+    from mer.data.text import normalise
+
+    return normalise(utterance.transcript).lower() if utterance.transcript else None
+
+
+_KINDS: dict[str, Callable[[Utterance], str | None]] = {
+    "speakers": lambda utterance: utterance.speaker,
+    "dialogues": lambda utterance: utterance.dialogue,
+    "sentences": _sentence,
+}
+
+COPIED_WORDS = 5
+"""Shorter sentences than this are said again by chance."""
+
+
+def caveats(splits: Mapping[str, Sequence[Utterance]], labels: Sequence[str]) -> list[tuple[str, str, str]]:
+    """What must be said of scores on these splits: (split, code, sentence). The check of a corpus says it, and so does
+    every report: classes that are absent, test sentences that were trained on."""
+    found = []
+    for split in ("valid", "test"):
+        utterances = splits.get(split, ())
+        present = {utterance.emotion for utterance in utterances}
+        absent = [label for label in labels if utterances and label not in present]
+        found += [(split, "class_absent", f"no utterance of {label!r}: its recall is undefined") for label in absent]
+    seen = {_sentence(utterance) for split in ("train", "valid") for utterance in splits.get(split, ())}
+    said = [sentence for utterance in splits.get("test", ()) if (sentence := _sentence(utterance))]
+    copied = sum(sentence in seen for sentence in said if len(sentence.split()) >= COPIED_WORDS)
+    if copied:
+        what = f"{copied} of {len(said)} transcripts are word for word in train or valid too"
+        found.append(("test", "copied_sentences", f"{what}: a model may have learnt them by heart"))
+    return found
+
+
 def _all(reading: Reading) -> Iterable[Utterance]:
     for utterances in reading.splits.values():
         yield from utterances
 
 
 def _check_balance(reading: Reading) -> None:
-    for split in ("valid", "test"):
-        utterances = reading.splits.get(split, [])
-        present = {utterance.emotion for utterance in utterances}
-        for label in reading.info.labels:
-            if utterances and label not in present:
-                reading.add(
-                    "warning",
-                    "class_absent",
-                    f"no utterance of {label!r}: its recall is undefined",
-                    f"{split}.jsonl",
-                    expected="every label in every split",
-                )
+    for split, code, sentence in caveats(reading.splits, reading.info.labels):
+        expected = "every label in every split" if code == "class_absent" else None
+        reading.add("warning", code, sentence, f"{split}.jsonl", expected=expected)
     trained = {utterance.speaker for utterance in reading.splits.get("train", [])}
     tested = {utterance.speaker for utterance in reading.splits.get("test", [])}
     if shared := len(trained & tested):

@@ -42,6 +42,7 @@ def missing_figure(run: Run, corpus: str) -> Figure | None:
         # grey first, so that colours lie on top
         for cell in sorted(curve.cells, key=lambda c: style[c].front):
             scores = curve.scores[curve.cells.index(cell)] * run.scale  # [rate, study]
+            rates = curve.real[curve.cells.index(cell)]
             scores = scores[:, ~np.isnan(scores).any(axis=0)]
             if not scores.size:
                 continue
@@ -49,14 +50,14 @@ def missing_figure(run: Run, corpus: str) -> Figure | None:
             rows = [mean_interval(row, run.spec.level) for row in scores]
             means = [mean for mean, _, _ in rows]
             axes.plot(
-                curve.rates, means, color=look.colour, linestyle=look.line, marker=look.marker or None,
+                rates, means, color=look.colour, linestyle=look.line, marker=look.marker or None,
                 label=look.label, linewidth=1.2 if look.front else 0.6, alpha=1 if look.front else 0.5,
             )  # fmt: skip
             if look.front and bands and rows[0][1] is not None:
                 low, high = _band(run, rows)
-                axes.fill_between(curve.rates, low, high, color=look.colour, alpha=0.13, linewidth=0)
-        axes.set_xlabel("missing rate at test time")
-        axes.set_xticks(curve.rates)
+                axes.fill_between(rates, low, high, color=look.colour, alpha=0.13, linewidth=0)
+        axes.set_xlabel("missing rate at test time, as it really was")
+        axes.set_xticks(sorted({round(float(rate), 3) for rate in curve.real.flat}))
         if len(found) > 1:
             axes.set_title(curve.family.replace("_", " "), loc="left")
         light_grid(axes, "y")

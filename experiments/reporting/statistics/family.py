@@ -22,3 +22,21 @@ def holm(p_values: Sequence[float | None], size: int | None = None) -> list[floa
         running = max(running, min(1.0, (family - rank) * p))
         adjusted[i] = running
     return adjusted
+
+
+def adjusted(
+    p_values: Sequence[float | None], post_hoc: Sequence[bool], declared: int, ever: int
+) -> list[float | None]:
+    """Holm's p values of claims of which some are post hoc.
+
+    declared, ever   sizes of the family as it was declared in time, and of all that was ever declared: what is left out
+                     of the claims at hand keeps its place
+
+    >>> [round(p, 3) for p in adjusted([0.01, 0.01], [False, True], declared=2, ever=5)]
+    [0.02, 0.05]
+    """
+    timely = [i for i, late in enumerate(post_hoc) if not late]
+    found = holm(p_values, ever)
+    for i, p in zip(timely, holm([p_values[i] for i in timely], declared), strict=True):
+        found[i] = p
+    return found

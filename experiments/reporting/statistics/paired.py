@@ -205,6 +205,16 @@ class Decidability:
     def text(self) -> str:
         return "" if self.possible else f"not decidable with n = {self.n}"
 
+    @property
+    def why(self) -> str:
+        """What is true of it: exact tests have a smallest p; Student's t has none, but needs much."""
+        if self.n < 2:
+            return "one study has no spread"
+        if self.test != "paired_t":
+            return f"no data of {self.n} studies give a corrected p below {self.smallest_p:.2g}"
+        need = "no" if self.effect is None else f"only a difference of {self.effect:.1f} standard deviations has"
+        return f"{need} 80 % power"
+
 
 def decidability(
     n: int, family: int = 1, test: str = "paired_t", alpha: float = 0.05, power: float = 0.8

@@ -12,6 +12,7 @@ from experiments.reporting.tables.cost import accounting_table, cost_table, reas
 from experiments.reporting.tables.main import corpora_table, main_table
 from experiments.reporting.tables.patterns import metrics_table
 from experiments.reporting.tables.search import boundaries_table, pruning_table
+from experiments.reporting.wording import cautions
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -29,4 +30,5 @@ def tables_of(run: Run) -> list[Table]:
         found.append(classes_table(run, corpus))
         found.append(cost_table(run, corpus))
     found += [boundaries_table(run), pruning_table(run)]
-    return [table for table in found if table is not None]
+    lines = cautions(run)
+    return [table.with_cautions(lines) for table in found if table is not None]

@@ -24,7 +24,7 @@ from experiments.reporting.tables.model import (
     score,
     text,
 )
-from experiments.reporting.wording import cautions, listed
+from experiments.reporting.wording import listed
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -93,7 +93,7 @@ def _table(
         Column("change", head, "text"), Column("score", unit(run), "spread"), Column("n", "n"),
         Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI"),
     )  # fmt: skip
-    everything = [spread_note(run), *notes, *(Note(line) for line in cautions(run))]
+    everything = [spread_note(run), *notes]
     suffix = f"_{corpus}" if len(run.corpora) > 1 else ""
     where = f" on {corpus}" if len(run.corpora) > 1 else ""
     return Table(name + suffix, title + where, columns, tuple(rows), tuple(everything), rules)

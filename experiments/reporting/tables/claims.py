@@ -8,7 +8,7 @@ from experiments.reporting.numbers import decimals_for, points
 from experiments.reporting.statistics.paired import TESTS
 from experiments.reporting.tables.main import delta_heading
 from experiments.reporting.tables.model import Column, Note, Table, Value, difference, integer, p_value, score, text
-from experiments.reporting.wording import cautions, family_sentence
+from experiments.reporting.wording import family_sentence
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -21,6 +21,7 @@ VERDICTS = {
     "undecidable": "not decidable",
     "untested": "not tested",
     "refused": "refused",
+    "withheld": "withheld",
 }
 
 
@@ -78,12 +79,12 @@ def claims_table(run: Run) -> Table | None:
         Note(family_sentence(run) or "All contrasts are post hoc."),
         Note(
             "Intervals are uncorrected. g: Hedges' g of the paired differences; P(A>B): share of studies in which the "
-            "first was better; MDE: smallest true difference found with 80 % power at the family's strictest step."
+            "first was better. MDE: smallest true difference that a t test at the family's strictest step finds with "
+            "80 % power if studies vary as they did here."
         ),
     ]
     if any(c.contrast.post_hoc for c in run.claims):
         notes.append(Note("Post hoc: declared or changed after the first confirm result.", "c"))
     if any(c.comparison is not None and c.comparison.constant and c.comparison.mean for c in run.claims):
         notes.append(Note("Where the difference was the same in every study, p is what their signs alone can tell."))
-    notes += [Note(line) for line in cautions(run)]
     return Table("claims", "Declared contrasts", tuple(columns), tuple(rows), tuple(notes))

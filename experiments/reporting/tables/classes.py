@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from experiments.reporting.statistics.confusion import per_class
 from experiments.reporting.statistics.paired import mean_interval
-from experiments.reporting.tables.main import factor_columns, factor_values, spread_note
+from experiments.reporting.tables.main import factor_columns, factor_values, ranked, spread_note
 from experiments.reporting.tables.model import Column, Note, Table, decimals_that_separate, emphasise, score
-from experiments.reporting.wording import cautions
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -46,6 +45,7 @@ def classes_table(run: Run, corpus: str) -> Table | None:
         return None
     cells = [cell for cell in run.cells(corpus) if cell in counts]
     rows = [factor_values(run, corpus, cell) for cell in cells]
+    first = ranked(run, corpus, run.by_study(corpus).loc[cells])
     spread = len(labels) <= 4
     columns = [*factor_columns(run)]
     support = per_class(next(iter(counts.values())))["support"][0]
@@ -58,7 +58,7 @@ def classes_table(run: Run, corpus: str) -> Table | None:
             halves.append((high - low) / 2 if low is not None and high is not None else None)
         decimals = decimals_that_separate(list(means), halves, 100) if spread else 1
         values = [score(m, decimals, 100, h if spread else None) for m, h in zip(means, halves, strict=True)]
-        for row, value in zip(rows, emphasise(values), strict=True):
+        for row, value in zip(rows, emphasise(values, ranked=first), strict=True):
             row[f"class_{label}"] = value
         columns.append(
             Column(f"class_{label}", f"{label} ({support[j]:.0f})", "spread" if spread else "number", "F1 (%)")
@@ -67,7 +67,6 @@ def classes_table(run: Run, corpus: str) -> Table | None:
     notes.append(
         Note("In brackets: test utterances of the class. Bold: best mean of a class; underlined: second (no test).")
     )
-    notes += [Note(line) for line in cautions(run)]
     suffix = f"_{corpus}" if len(run.corpora) > 1 else ""
     where = f" on {corpus}" if len(run.corpora) > 1 else ""
     return Table("classes" + suffix, f"F1 of each class{where}", tuple(columns), tuple(rows), tuple(notes))

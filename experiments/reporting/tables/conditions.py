@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from experiments.reporting.numbers import count, decimals_for
+from experiments.reporting.rates import rate_of, unlike
+from experiments.reporting.rates import shown as shown_condition
 from experiments.reporting.statistics.curves import normalised_auc
 from experiments.reporting.statistics.family import holm
-from experiments.reporting.statistics.paired import Comparison, compare, mean_interval
-from experiments.reporting.tables.main import delta_heading, factor_columns, factor_values, spread_note, summarise, unit
+from experiments.reporting.statistics.paired import Comparison, mean_interval
+from experiments.reporting.tables.main import (
+    delta_heading,
+    factor_columns,
+    factor_values,
+    ranked,
+    spread_note,
+    summarise,
+    unit,
+)
 from experiments.reporting.tables.model import (
     Column,
     Note,
@@ -23,8 +33,7 @@ from experiments.reporting.tables.model import (
     p_value,
     score,
 )
-from experiments.reporting.tables.patterns import average_columns
-from experiments.reporting.wording import cautions
+from experiments.reporting.tables.patterns import average_columns, rate_notes
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -39,11 +48,17 @@ class Curve:
     conditions: tuple[str, ...]
     cells: tuple[str, ...]
     scores: npt.NDArray[np.float64]
+    real: npt.NDArray[np.float64]
+    """[cell, rate]: the rate that a cell really has at each; see `experiments.reporting.rates`."""
 
     @property
     def areas(self) -> npt.NDArray[np.float64]:
-        """[cell, study]"""
-        return normalised_auc(self.rates, np.moveaxis(self.scores, 1, -1))
+        """[cell, study], over the rates that a cell really has; NaN where these are all the same."""
+        found = np.full((self.scores.shape[0], self.scores.shape[2]), np.nan)
+        for i, rates in enumerate(self.real):
+            if np.ptp(rates) > 0:
+                found[i] = normalised_auc(rates.tolist(), self.scores[i].T)
+        return found
 
 
 def curves(run: Run, corpus: str) -> list[Curve]:
@@ -60,8 +75,14 @@ def curves(run: Run, corpus: str) -> list[Curve]:
             continue
         names = tuple(name for _, name in members)
         stacked = [run.by_study(corpus, None, name).to_numpy(dtype=np.float64) for name in names]
-        rates = tuple(rate for rate, _ in members)
-        found.append(Curve(family, rates, names, tuple(run.cells(corpus)), np.stack(stacked, 1)))
+        rates, cells = tuple(rate for rate, _ in members), tuple(run.cells(corpus))
+        real = [
+            [known if (known := rate_of(run, corpus, cell, name)) is not None else rate for rate, name in members]
+            if family == "random"
+            else rates
+            for cell in cells
+        ]
+        found.append(Curve(family, rates, names, cells, np.stack(stacked, 1), np.array(real, dtype=np.float64)))
     return found
 
 
@@ -70,15 +91,13 @@ def area_tests(run: Run, corpus: str, curve: Curve) -> dict[str, tuple[Compariso
     baseline = run.baseline.get(corpus)
     if baseline is None:
         return {}
-    areas = curve.areas
-    reference = areas[curve.cells.index(baseline)]
+    areas, base = curve.areas, curve.cells.index(baseline)
+    reference = areas[base]
     results = {}
     for i, cell in enumerate(curve.cells):
         both = ~np.isnan(areas[i]) & ~np.isnan(reference)
-        if cell != baseline and both.any():
-            results[cell] = compare(
-                areas[i][both], reference[both], level=run.spec.level, higher_is_better=run.spec.higher_is_better
-            )
+        if cell != baseline and both.any() and np.array_equal(curve.real[i], curve.real[base]):
+            results[cell] = run.paired(cell, baseline, areas[i][both], reference[both])
     adjusted = holm([r.p for r in results.values()])
     return {cell: (r, p) for (cell, r), p in zip(results.items(), adjusted, strict=True)}
 
@@ -97,9 +116,12 @@ def conditions_table(run: Run, corpus: str) -> Table | None:
             score(m, summary.decimals if spread else max(1, min(summary.decimals, 1)), run.scale, h if spread else None)
             for m, h in zip(summary.means, summary.halves, strict=True)
         ]
-        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better), strict=True):
+        first = ranked(run, corpus, run.by_study(corpus, None, name), name)
+        apart = unlike(run, corpus, name)
+        shown = [replace(v, mark="d") if cell in apart else v for cell, v in zip(cells, shown, strict=True)]
+        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better, first), strict=True):
             row[name] = value
-        columns.append(Column(name, name, "spread" if spread else "number", unit(run)))
+        columns.append(Column(name, shown_condition(run, corpus, name), "spread" if spread else "number", unit(run)))
     notes = [
         spread_note(run)
         if spread
@@ -108,11 +130,11 @@ def conditions_table(run: Run, corpus: str) -> Table | None:
     notes.append(
         Note("All conditions are of the same trained models. Bold: best mean under a condition; underlined: second.")
     )
+    notes += rate_notes(run, corpus)
     notes += average_columns(run, corpus, rows, columns)
     found = curves(run, corpus)
     for curve in found:
         _areas(run, corpus, curve, rows, columns, notes, len(found) > 1)
-    notes += [Note(line) for line in cautions(run)]
     suffix = f"_{corpus}" if len(run.corpora) > 1 else ""
     where = f" on {corpus}" if len(run.corpora) > 1 else ""
     title = f"{run.metric_name()} under missing modalities{where}"
@@ -136,7 +158,8 @@ def _areas(
     decimals = decimals_for(halves, run.scale)
     values = [score(m, decimals, run.scale, h) for (m, _, _), h in zip(intervals, halves, strict=True)]
     key = f"auc_{curve.family}"
-    for row, value in zip(rows, emphasise(values, run.spec.higher_is_better), strict=True):
+    most = np.array([ranked(run, corpus, run.by_study(corpus, None, name), name) for name in curve.conditions]).all(0)
+    for row, value in zip(rows, emphasise(values, run.spec.higher_is_better, most.tolist()), strict=True):
         row[key] = value
     group = f"curve ({curve.family})" if several else "curve"
     columns.append(Column(key, "AUC (%)" if run.scale == 100 else "AUC", "spread", group))
@@ -158,7 +181,7 @@ def _areas(
             Column(f"interval_{key}", f"{run.spec.level * 100:g} % CI", group=group),
             Column(f"p_{key}", "p", group=group),
         ]
-    low, high = curve.rates[0], curve.rates[-1]
+    low, high = curve.real.min(), curve.real.max()
     text = (
         f"AUC: mean score over missing rates {low:g} to {high:g} (trapezoid rule, normalised), computed in each study."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from experiments.reporting.levels import show_level
 from experiments.reporting.numbers import count, decimals_for
+from experiments.reporting.rates import unlike
 from experiments.reporting.spec import METRIC_MEANINGS
 from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
 from experiments.reporting.statistics.family import holm
-from experiments.reporting.statistics.paired import Comparison, compare, mean_interval
+from experiments.reporting.statistics.paired import Comparison, mean_interval
 from experiments.reporting.tables.model import (
     Column,
     Note,
@@ -29,7 +30,7 @@ from experiments.reporting.tables.model import (
     score,
     text,
 )
-from experiments.reporting.wording import cautions, family_sentence, interval_name, selection_rule, what_varies
+from experiments.reporting.wording import family_sentence, interval_name, selection_rule, what_varies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +88,15 @@ def inseparable(run: Run, summary: Summary) -> list[bool] | None:
     return [bool(x) for x in found]
 
 
+def ranked(run: Run, corpus: str, frame: pd.DataFrame, condition: str = "complete") -> list[bool]:
+    """Which cells of [cell, study] may be called the best: those that have every study which any cell has, of which no
+    study diverged, and from which the condition takes what it takes from the others."""
+    known = frame.notna()
+    whole = known.loc[:, known.any(axis=0)].all(axis=1)
+    out = run.diverged(corpus) | unlike(run, corpus, condition)
+    return [bool(all_there) and cell not in out for cell, all_there in whole.items()]
+
+
 def factor_columns(run: Run) -> tuple[Column, ...]:
     if not run.factors:
         return (Column("cell", "cell", "text"),)
@@ -122,13 +132,24 @@ def spread_note(run: Run) -> Note:
     )
 
 
-def fewer_note(run: Run, summary: Summary, planned: int) -> list[Note]:
-    short = [i for i, n in enumerate(summary.n) if n < planned]
-    if not short:
-        return []
+def short_of(run: Run, corpus: str, summary: Summary) -> list[str]:
+    """A mark for each cell: `a` where it lacks planned studies, `x` where a rule of the space leaves it out."""
+    planned = summary.scores.shape[1]
     return [
-        Note(f"Fewer than the {planned} planned studies; see the accounting for why. Not compared with the best.", "a")
+        "x" if (corpus, cell) in run.spec.excluded else "a" if n < planned else ""
+        for cell, n in zip(summary.cells, summary.n, strict=True)
     ]
+
+
+def fewer_notes(run: Run, corpus: str, short: Sequence[str], planned: int) -> list[Note]:
+    notes = []
+    if "a" in short:
+        text_a = f"Fewer than the {planned} planned studies; see the accounting for why. Not compared with the best."
+        notes.append(Note(text_a, "a"))
+    if "x" in short:
+        why = dict.fromkeys(rule for (c, _), rule in run.spec.excluded.items() if c == corpus)
+        notes.append(Note(f"Not run, by declaration: {'; '.join(why)}.", "x"))
+    return notes
 
 
 def main_table(run: Run, corpus: str) -> Table:
@@ -139,16 +160,16 @@ def main_table(run: Run, corpus: str) -> Table:
     baseline = run.baseline.get(corpus)
     others = [m for m in run.metrics if m != run.spec.metric]
     marks = []
+    short = short_of(run, corpus, summary)
     for i, cell in enumerate(summary.cells):
         mark = SAME if same and same[i] else ""
-        mark += "a" if summary.n[i] < planned else ""
-        mark += "b" if cell in run.imported else ""
-        marks.append(mark)
+        marks.append(mark + short[i] + ("b" if cell in run.imported else ""))
     values = [
         score(mean, summary.decimals, run.scale, half, mark)
         for mean, half, mark in zip(summary.means, summary.halves, marks, strict=True)
     ]
-    values = emphasise(values, run.spec.higher_is_better)
+    first = ranked(run, corpus, run.by_study(corpus))
+    values = emphasise(values, run.spec.higher_is_better, first)
     columns = [
         *factor_columns(run), Column("score", unit(run), "spread"), *(Column(m, unit(run, m)) for m in others),
         Column("n", "n"),
@@ -161,28 +182,31 @@ def main_table(run: Run, corpus: str) -> Table:
         decimals = min(summary.decimals, 2)
         for row, mean in zip(rows, means, strict=True):
             row[metric] = score(mean, decimals, run.scale)
-        for row, value in zip(rows, emphasise([r[metric] for r in rows], run.spec.higher_is_better), strict=True):
+        best = emphasise([r[metric] for r in rows], run.spec.higher_is_better, first)
+        for row, value in zip(rows, best, strict=True):
             row[metric] = value
     meanings = [METRIC_MEANINGS[m] for m in [run.spec.metric, *others] if m in METRIC_MEANINGS]
     notes = [spread_note(run), Note(selection_rule(run))]
     if meanings:
         notes.insert(0, Note("; ".join(meanings) + "."))
-    emphasis = "Bold: best mean; underlined: second (no test implied)."
+    emphasis = "Bold: best mean of the rows with every study; underlined: second (no test implied)."
     if same:
         emphasis += (
-            f" {SAME}: cannot be separated from the best (model confidence set at {run.spec.level * 100:g} %, "
-            "studentised range, studies as blocks)."
+            f" {SAME}: cannot be separated from the best (one-sided paired t tests against every other row, Holm over "
+            f"all pairs: the marked rows hold all of the best with {run.spec.level * 100:g} %)."
         )
     notes.append(Note(emphasis))
     if baseline is not None:
         columns += _against(run, corpus, baseline, summary, rows, notes)
-    notes += fewer_note(run, summary, planned)
+    notes += fewer_notes(run, corpus, short, planned)
     if run.imported & set(summary.cells):
-        text_b = "Imported predictions of another system, paired by utterance; not tuned or trained here."
+        text_b = "Imported predictions, paired by utterance; how that system was trained and tuned is not known here."
         if run.single & set(summary.cells):
-            text_b += " One set of predictions stands in every study: intervals leave out how much that system varies."
+            text_b += (
+                " One set of predictions stands in every study: intervals leave out how much that system varies, and "
+                "there is no p."
+            )
         notes.append(Note(text_b, "b"))
-    notes += [Note(line) for line in cautions(run)]
     suffix = f" on {corpus}" if len(run.corpora) > 1 or corpus != "demo" else " on the demo corpus"
     name = "main" if len(run.corpora) == 1 else f"main_{corpus}"
     return Table(name, f"{run.metric_name()}{suffix}, test split", tuple(columns), tuple(rows), tuple(notes))
@@ -194,7 +218,7 @@ def _against(
     """Differences to the declared baseline. p is the declared family's where a contrast was declared."""
     declared = _declared(run, corpus, baseline)
     results = _differences(run, summary, baseline)
-    size = sum(r is not None for r in results)
+    size = sum(r is not None and r.p is not None for r in results)
     adjusted = holm([r.p if r else None for r in results], size) if not declared else []
     halves = [(r.high - r.low) / 2 if r and r.low is not None and r.high is not None else None for r in results]
     decimals = max(summary.decimals, decimals_for(halves, run.scale, most=2))
@@ -214,7 +238,7 @@ def _against(
             rows[i]["p"] = p_value(claim.adjusted, "c" if claim.contrast.post_hoc else "")
     against = f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}), with its uncorrected t interval; "
     notes.append(Note(against + "g: Hedges' g of the paired differences."))
-    notes += _about_p(run, declared, size)
+    notes += _about_p(run, declared, size, any("p" not in row for row in rows if "interval" in row))
     columns = [Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI")]
     if any("g" in row for row in rows):
         columns.append(Column("g", "g"))
@@ -222,9 +246,9 @@ def _against(
 
 
 def _declared(run: Run, corpus: str, baseline: str) -> dict[str, Claim]:
-    """Cell to the declared claim that compares it with the baseline as this table does."""
+    """Cell to the declared claim that compares it with the baseline as this table does, whichever side it is on."""
     return {
-        next(c for c, w in claim.contrast.weights.items() if w > 0): claim
+        next(c for c in claim.contrast.weights if c != baseline): claim
         for claim in run.claims
         if claim.contrast.corpus == corpus
         and claim.contrast.metric == run.spec.metric
@@ -232,7 +256,7 @@ def _declared(run: Run, corpus: str, baseline: str) -> dict[str, Claim]:
         and claim.contrast.margin is None
         and claim.contrast.scope == "this test set"
         and len(claim.contrast.weights) == 2
-        and claim.contrast.weights.get(baseline) == -1
+        and abs(claim.contrast.weights.get(baseline, 0)) == 1
     }
 
 
@@ -245,17 +269,17 @@ def _differences(run: Run, summary: Summary, baseline: str) -> list[Comparison |
         if cell == baseline or not both.any():
             results.append(None)
             continue
-        higher = run.spec.higher_is_better
-        results.append(compare(scores[both], reference[both], level=run.spec.level, higher_is_better=higher))
+        results.append(run.paired(cell, baseline, scores[both], reference[both]))
     return results
 
 
-def _about_p(run: Run, declared: Mapping[str, Claim], size: int) -> list[Note]:
+def _about_p(run: Run, declared: Mapping[str, Claim], size: int, some_without: bool) -> list[Note]:
     if not declared:
         rows = count(size, "row")
         test = f"p: paired t test, Holm-adjusted over the {rows}"
         return [Note(f"{test}; no contrast of these cells was declared: exploratory.")]
-    notes = [Note(family_sentence(run) + (" Rows without p were not declared." if len(declared) < size else ""))]
+    without = " Rows without p: no such difference to the baseline was declared and tested." if some_without else ""
+    notes = [Note(family_sentence(run) + without)]
     if any(claim.contrast.post_hoc for claim in declared.values()):
         notes.append(Note("Post hoc: declared or changed after the first confirm result.", "c"))
     return notes
@@ -274,16 +298,17 @@ def corpora_table(run: Run) -> Table | None:
     for corpus, summary in summaries.items():
         same = inseparable(run, summary)
         place = {cell: i for i, cell in enumerate(summary.cells)}
-        planned = summary.scores.shape[1]
+        short, first = short_of(run, corpus, summary), ranked(run, corpus, run.by_study(corpus))
         shown = []
         for cell in names:
             i = place.get(cell)
             if i is None:
                 shown.append(score(None, 1, 1))
                 continue
-            mark = (SAME if same and same[i] else "") + ("a" if summary.n[i] < planned else "")
+            mark = (SAME if same and same[i] else "") + short[i]
             shown.append(score(summary.means[i], summary.decimals, run.scale, summary.halves[i], mark))
-        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better), strict=True):
+        may = [cell in place and first[place[cell]] for cell in names]
+        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better, may), strict=True):
             row[corpus] = value
     columns = [*factor_columns(run), *(Column(c, c, "spread", unit(run)) for c in run.corpora)]
     notes = [spread_note(run), Note(selection_rule(run))]
@@ -312,9 +337,8 @@ def corpora_table(run: Run) -> Table | None:
         )
     elif run.baseline:
         notes.append(Note(f"No joint estimate: at least {FEWEST_CORPORA} corpora are needed."))
-    if any(n < summaries[c].scores.shape[1] for c in run.corpora for n in summaries[c].n):
+    if any("a" in short_of(run, c, summaries[c]) for c in run.corpora):
         notes.append(Note("Fewer studies than planned; see the accounting.", "a"))
-    notes += [Note(line) for line in cautions(run)]
     return Table(
         "corpora", f"{run.metric_name()} of every method on every corpus", tuple(columns), tuple(rows), tuple(notes)
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.reporting.numbers import decimals_for, interval_text, number, p_text
@@ -60,6 +60,11 @@ class Table:
     rows: tuple[Mapping[str, Value], ...]
     notes: tuple[Note, ...] = ()
     rules: tuple[int, ...] = ()
+    cautions: tuple[str, ...] = ()
+    """What must stand beside its numbers wherever they go: the last notes, and a column of the CSV."""
+
+    def with_cautions(self, lines: Sequence[str]) -> Table:
+        return replace(self, notes=(*self.notes, *(Note(line) for line in lines)), cautions=tuple(lines))
 
     def value(self, row: int, key: str) -> Value:
         return self.rows[row].get(key, EMPTY)
@@ -109,11 +114,17 @@ def decimals_that_separate(values: list[float | None], halves: list[float | None
     return decimals
 
 
-def emphasise(values: list[Value], higher_is_better: bool = True) -> list[Value]:
-    """Best bold, second underlined; equal numbers share the emphasis; nothing stands out where all are equal."""
-    from dataclasses import replace
+def emphasise(values: list[Value], higher_is_better: bool = True, ranked: Sequence[bool] | None = None) -> list[Value]:
+    """Best bold, second underlined; equal numbers share the emphasis; nothing stands out where all are equal.
 
-    known = sorted({v.raw for v in values if isinstance(v.raw, int | float)}, reverse=higher_is_better)
+    `ranked`: which of them may stand out at all; the others make nothing second either.
+    """
+    chosen = [True] * len(values) if ranked is None else ranked
+    numbers = {v.raw for v, r in zip(values, chosen, strict=True) if r and isinstance(v.raw, int | float)}
+    known = sorted(numbers, reverse=higher_is_better)
     if len(known) < 2:
         return values
-    return [replace(v, bold=v.raw == known[0], underline=v.raw == known[1] and len(known) > 2) for v in values]
+    return [
+        replace(v, bold=v.raw == known[0], underline=v.raw == known[1] and len(known) > 2) if r else v
+        for v, r in zip(values, chosen, strict=True)
+    ]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from experiments.reporting.tables.main import factor_columns, factor_values, summary_of, unit
+from experiments.reporting.rates import remarks, shown, unlike
+from experiments.reporting.tables.main import factor_columns, factor_values, ranked, summary_of, unit
 from experiments.reporting.tables.model import Column, Note, Table, Value, emphasise, score, text
-from experiments.reporting.wording import cautions
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -66,10 +66,16 @@ def average_columns(run: Run, corpus: str, rows: list[dict[str, Value]], columns
             score(mean, summary.decimals, run.scale, half)
             for mean, half in zip(summary.means, summary.halves, strict=True)
         ]
-        for row, value in zip(rows, emphasise(values, run.spec.higher_is_better), strict=True):
+        first = ranked(run, corpus, average.by_study(run, corpus))
+        for row, value in zip(rows, emphasise(values, run.spec.higher_is_better, first), strict=True):
             row[average.key] = value
         columns.append(Column(average.key, average.header, "spread", unit(run)))
     return [average_note(found)] if found else []
+
+
+def rate_notes(run: Run, corpus: str) -> list[Note]:
+    """What rates really are, and which rows are therefore not ranked (their scores carry the mark)."""
+    return [Note(line, "d" if line.startswith("Not the same") else "") for line in remarks(run, corpus)]
 
 
 def average_note(found: tuple[Average, ...]) -> Note:
@@ -86,7 +92,7 @@ def metrics_table(run: Run, corpus: str) -> Table | None:
         return None
     found = averages(run)
     columns = [*factor_columns(run), Column("metric", "metric", "text")]
-    columns += [Column(name, name) for name in run.conditions]
+    columns += [Column(name, shown(run, corpus, name)) for name in run.conditions]
     columns += [Column(average.key, average.header) for average in found]
     rows: list[dict[str, Value]] = []
     for metric in run.metrics:
@@ -96,13 +102,19 @@ def metrics_table(run: Run, corpus: str) -> Table | None:
         frames = {name: run.by_study(corpus, metric, name) for name in run.conditions}
         frames |= {average.key: average.by_study(run, corpus, metric) for average in found}
         for key, frame in frames.items():
-            values = [score(mean, 1, run.scale) for mean in summary_of(run, frame).means]
-            for row, value in zip(block, emphasise(values, run.spec.higher_is_better), strict=True):
+            condition = key if key in run.conditions else "complete"
+            apart = unlike(run, corpus, condition)
+            values = [
+                score(mean, 1, run.scale, mark="d" if cell in apart else "")
+                for cell, mean in zip(frame.index, summary_of(run, frame).means, strict=True)
+            ]
+            first = ranked(run, corpus, frame, condition)
+            for row, value in zip(block, emphasise(values, run.spec.higher_is_better, first), strict=True):
                 row[key] = value
         rows += block
     notes = [Note("Means over studies. Bold: best mean of a metric under a condition; underlined: second.")]
+    notes += rate_notes(run, corpus)
     notes += [average_note(found)] if found else []
-    notes += [Note(line) for line in cautions(run)]
     several = len(run.corpora) > 1
     size = len(run.cells(corpus))
     return Table(

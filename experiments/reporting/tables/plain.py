@@ -51,7 +51,8 @@ def _csv_value(raw: float | int | str | None) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Raw numbers at full precision; half-widths and interval ends in columns of their own; no notes."""
+    """Raw numbers at full precision; half-widths and interval ends in columns of their own; of the notes only what must
+    stand beside every number, in a last column `cautions`."""
     extra = {
         c.key: list(dict.fromkeys(k for row in table.rows for k in row.get(c.key, Value("")).more))
         for c in table.columns
@@ -59,13 +60,13 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     shown = [c for c in table.columns if any(row.get(c.key, Value("")).raw is not None for row in table.rows)]
-    writer.writerow(
-        [
-            _safe(name)
-            for c in table.columns
-            for name in [*([c.key] if c in shown else []), *(f"{c.key}_{k}" for k in extra[c.key])]
-        ]
-    )
+    heads = [
+        _safe(name)
+        for c in table.columns
+        for name in [*([c.key] if c in shown else []), *(f"{c.key}_{k}" for k in extra[c.key])]
+    ]
+    cautions = [" ".join(table.cautions)] if table.cautions else []
+    writer.writerow([*heads, *(["cautions"] if cautions else [])])
     for row in table.rows:
         line: list[str] = []
         for c in table.columns:
@@ -73,7 +74,7 @@ def to_csv(table: Table) -> str:
             if c in shown:
                 line.append(_csv_value(value.raw))
             line += [_csv_value(value.more.get(k)) for k in extra[c.key]]
-        writer.writerow(line)
+        writer.writerow([*line, *cautions])
     return out.getvalue()
 
 

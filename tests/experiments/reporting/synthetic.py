@@ -61,6 +61,14 @@ class World:
     post_hoc: Sequence[str] = ()
     second_look: bool = False
     seed: int = 0
+    shared_units: Mapping[str, int] | None = field(default_factory=lambda: {"speakers": 0, "dialogues": 0})
+    caveats: Sequence[str] = ()
+    uses: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Level of the first factor to the modalities that it uses."""
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    once: bool = False
 
 
 def cell_name(levels: Mapping[str, Any]) -> str:
@@ -267,6 +275,10 @@ def _write(path: Path, table: pa.Table) -> None:
 def _space(world: World, levels: list[dict[str, Any]], conditions: list[dict[str, Any]]) -> dict[str, Any]:
     baseline = dict(world.baseline or levels[0])
     contrasts = []
+
+    def first(one: Mapping[str, Any]) -> Any:
+        return next(iter(one.values()))
+
     if world.contrasts == "baseline":
         for corpus in world.corpora:
             for one in levels:
@@ -297,7 +309,7 @@ def _space(world: World, levels: list[dict[str, Any]], conditions: list[dict[str
         "folds": {"by": "session" if world.folds > 1 else None, "count": world.folds},
         "tuning": {
             "draws": world.draws,
-            "once": False,
+            "once": world.once,
             "sampler": "sobol",
             "pruner": "asha" if world.prune else "none",
             "grace": 3,
@@ -311,10 +323,22 @@ def _space(world: World, levels: list[dict[str, Any]], conditions: list[dict[str
                 "corpus": corpus,
                 "name": cell_name(one),
                 "levels": dict(one),
-                "skip": None,
+                "skip": world.excluded.get(first(one)),
                 "tuning": "",
-                "hypers": [{"path": "optimizer.lr", "kind": "loguniform", "low": 1e-4, "high": 1e-2, "choices": []}],
-                "recipe": {},
+                "hypers": [
+                    {
+                        "path": "optimizer.lr",
+                        "kind": "loguniform",
+                        "choices": [],
+                        **dict(zip(("low", "high"), world.ranges.get(first(one), (1e-4, 1e-2)), strict=True)),
+                    }
+                ]
+                if world.draws
+                else [],
+                "recipe": {
+                    "encoders": {name: {"name": "features"} for name in world.uses.get(first(one), ())},
+                    **({"training": {"epochs": world.budgets[first(one)]}} if first(one) in world.budgets else {}),
+                },
             }
             for corpus in world.corpora
             for one in levels
@@ -326,6 +350,7 @@ def _space(world: World, levels: list[dict[str, Any]], conditions: list[dict[str
         },
         "document": {"description": "Made up.", "contrasts": {"alpha": 0.05}},
         "conditions": conditions,
+        "corpora": {corpus: {"shared": world.shared_units, "caveats": list(world.caveats)} for corpus in world.corpora},
         "contrasts": contrasts,
         "resplit": True,
         "notices": [],

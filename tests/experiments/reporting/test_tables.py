@@ -203,7 +203,7 @@ def test_main_table_shows_the_known_best_and_counts_studies(make_run: MakeRun) -
         "95 % Student's t interval",
         "A study varies",
         "chosen by validation UA among 4",
-        "model confidence set",
+        "paired t tests against every other row",
         "Synthetic data",
         "random weights",
     ):

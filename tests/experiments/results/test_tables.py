@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import yaml
 from pyarrow.fs import LocalFileSystem
 
 from experiments.results.cli import add_parser
-from experiments.results.declared import changed_corpora, declare, read_history
+from experiments.results.declared import changed_corpora, declare
 from experiments.results.ledger import Ledger
 from experiments.results.schema import as_type, column_type, trials_schema
 from experiments.results.status import status, status_text
@@ -33,7 +32,7 @@ def one_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(plan: Plan, root: Path, utterances: int = 4, **options: Any) -> None:
     ledger = Ledger(str(root))
-    declare(plan, ledger.store)
+    plan = declare(plan, ledger)
     run_inline(Session(plan, ledger, **options), MakeFake(utterances=utterances), str(root))
     publish(plan, ledger, str(root / plan.space))
 
@@ -115,8 +114,8 @@ def test_skipped_cells_are_rows_with_their_rule(small_plan: Any, tmp_path: Path)
     assert {row["status"] for row in rows if row["cell"] == "fusion=f0"} == {"skipped"}
 
 
-def contrast(name: str, weight: float = 1.0) -> Contrast:
-    return Contrast(name, "demo", {"fusion=f0": weight, "fusion=f1": -weight}, "ua")
+def contrast(name: str, other: str = "f1") -> Contrast:
+    return Contrast(name, "demo", {"fusion=f0": 1.0, f"fusion={other}": -1.0}, "ua")
 
 
 def test_what_is_declared_after_the_first_result_is_post_hoc(small_plan: Any, tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_what_is_declared_after_the_first_result_is_post_hoc(small_plan: Any, tm
     assert [c["post_hoc"] for c in document["contrasts"]] == [False]
     assert document["declared"]["second_look"] is None
     later = small_plan(
-        contrasts=(contrast("renamed"), contrast("late", 0.5)), studies=3, tuning=Tuning(draws=6, grace=1)
+        contrasts=(contrast("renamed"), contrast("late", "f2")), studies=3, tuning=Tuning(draws=6, grace=1)
     )
     run(later, tmp_path)
     document = yaml.safe_load((tmp_path / "small" / "space.yaml").read_text())
@@ -140,25 +139,14 @@ def test_what_is_declared_after_the_first_result_is_post_hoc(small_plan: Any, tm
     assert ("tune", 2, 0) in looked
 
 
-def test_declarations_are_kept_with_the_ledger_and_written_once(small_plan: Any, tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path))
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    declare(small_plan(contrasts=(contrast("a"),)), ledger.store, now)
-    declare(small_plan(contrasts=(contrast("a"),)), ledger.store, now + timedelta(days=1))
-    history = read_history(ledger.store, "small")
-    assert len(history.declarations) == 1
-    assert history.contrast_time(contrast("any name")) == "2026-01-01T00:00:00.000000+00:00"
-    assert history.contrast_time(contrast("a", 2.0)) is None
-
-
 def test_a_changed_corpus_is_said(small_plan: Any, tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
-    declare(small_plan(), ledger.store)
+    declare(small_plan(), ledger)
     other = CorpusRef("demo", Path("demo"), "beef", ("audio",), False, True, {"train": 12})
     changed = small_plan(corpora={"demo": other})
-    (notice,) = changed_corpora(changed, declare(changed, ledger.store))
+    (notice,) = changed_corpora(declare(changed, ledger), ledger.store)
     assert "utterances: train 10 -> 12" in notice
-    assert changed_corpora(small_plan(), read_history(Ledger(str(tmp_path / "new")).store, "small")) == []
+    assert changed_corpora(small_plan(), Ledger(str(tmp_path / "new")).store) == []
 
 
 def test_columns_have_one_type_and_no_name_twice() -> None:

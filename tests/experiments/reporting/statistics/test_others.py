@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable
 from math import comb
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -14,15 +17,28 @@ from sklearn import metrics as sk
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
-from experiments.reporting.statistics.best import range_p_value, with_the_best
+from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.confusion import per_class, score
 from experiments.reporting.statistics.corpora import random_effects
 from experiments.reporting.statistics.curves import crossings, normalised_auc
 from experiments.reporting.statistics.factorial import anova
 from experiments.reporting.statistics.family import holm
 from experiments.reporting.statistics.folds import nadeau_bengio
-from experiments.reporting.statistics.levels import two_level
+from experiments.reporting.statistics.levels import effective_units, shares, two_level, unit_df
 from experiments.reporting.statistics.search import expected_best, kendall
+
+
+def _simulation() -> ModuleType:
+    path = Path(__file__).resolve().parents[4] / "benchmarks" / "simulate_statistics.py"
+    spec = importlib.util.spec_from_file_location("simulate_statistics", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SIMULATION = _simulation()
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 12, 40])
@@ -74,19 +90,15 @@ def test_random_effects_without_heterogeneity_widen_when_the_factor_is_below_one
     assert constant.mean == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("cells", "df"), [(2, 4), (3, 10), (6, 20), (12, 44), (40, 156)])
-@pytest.mark.parametrize("q", [0.5, 2.5, 4.0, 7.0])
-def test_range_test_agrees_with_scipy(cells: int, df: int, q: float) -> None:
-    assert range_p_value(q, cells, df) == pytest.approx(stats.studentized_range.sf(q, cells, df), abs=1e-7)
-
-
 def test_best_separates_what_is_far_and_keeps_what_is_near() -> None:
     rng = np.random.default_rng(1)
     y = np.array([[0.80], [0.799], [0.60]]) + rng.normal(0, 0.01, (3, 8))
     assert with_the_best(y) == [True, True, False]
     assert with_the_best(-y, higher_is_better=False) == [True, True, False]
     assert with_the_best(np.ones((3, 4))) == [True, True, True]
-    assert with_the_best(np.array([[0.5, 0.6], [0.4, 0.5]])) == [True, False]
+    # What is better by the same in every study is told by signs alone: 2^-10 is below 5 % / 2, 2^-2 is not.
+    assert with_the_best(np.array([[0.5, 0.6] * 5, [0.4, 0.5] * 5])) == [True, False]
+    assert with_the_best(np.array([[0.5, 0.6], [0.4, 0.5]])) == [True, True]
     assert with_the_best(y[:, :1]) is None
 
 
@@ -193,6 +205,11 @@ def dialogues(rng: np.random.Generator, studies: int, units: int, effect: float,
 def test_two_level_equals_the_obvious_jackknife() -> None:
     rng = np.random.default_rng(8)
     a, b = rng.integers(0, 6, (2, 4, 7, 3, 3)).astype(float)
+    a[:], b[:] = a[0], b[0]  # the same utterances in every study and cell, differently predicted
+    for counts in (*a, *b):
+        for unit, truth in zip(counts, a[0].sum(-1), strict=True):
+            for row, total in zip(unit, truth, strict=True):
+                row[:] = rng.multinomial(int(total), np.full(3, 1 / 3))
     found = two_level([(1, a), (-1, b)], "weighted_f1")
     assert found is not None
 
@@ -210,7 +227,12 @@ def test_two_level_equals_the_obvious_jackknife() -> None:
     v_both = (influence**2).sum() / (3 * 6) / (4 * 7)
     v_study, v_unit = d.var(ddof=1) / 4, 6 / 7 * ((left - left.mean()) ** 2).sum()
     variance = max(v_study + v_unit - v_both, v_study, v_unit)
-    df = max(variance**2 / (v_study**2 / 3 + v_unit**2 / 6 + v_both**2 / 18), 3)
+    # Bell and McCaffrey: ν = tr(A)² / tr(A²) of the quadratic form in the units' effects.
+    h = a[0].sum((1, 2)) / a[0].sum()
+    rows = np.sqrt(6 / 7) * (h / (1 - h))[:, None] * (np.eye(7) - h[None, :])
+    form = rows.T @ rows
+    nu = np.trace(form) ** 2 / np.trace(form @ form)
+    df = max(variance**2 / (v_study**2 / 3 + v_unit**2 / nu + v_both**2 / (3 * nu)), min(3, nu))
     half = stats.t.ppf(0.975, df) * np.sqrt(variance)
     assert (found.mean, found.low, found.high) == pytest.approx((d.mean(), d.mean() - half, d.mean() + half))
 
@@ -219,6 +241,50 @@ def test_two_level_refuses_what_the_data_cannot_carry() -> None:
     a = np.ones((5, 2, 2, 2))
     assert two_level([(1, a), (-1, a)], "wa") is None
     assert two_level([(1, np.ones((1, 30, 2, 2)))], "wa") is None
+
+
+def test_equal_units_have_one_degree_of_freedom_less_than_they_are_many_and_the_floor_holds() -> None:
+    """Where studies hardly matter it is the units that decide; where they decide alone, the smaller of the two."""
+    rng = np.random.default_rng(3)
+    sizes = np.full(8, 20)
+    for studies in (3, 12):
+        a, b = SIMULATION.counts_of_equals(rng, sizes, studies, (0.1, 0.0, 0.0))
+        assert unit_df(shares(a, "wa")) == pytest.approx(7)
+        found = two_level([(1, a), (-1, b)], "wa")
+        assert found is not None
+        without = score(a.sum(1)[:, None] - a, "wa") - score(b.sum(1)[:, None] - b, "wa")
+        d = score(a.sum(1), "wa") - score(b.sum(1), "wa")
+        v_study = d.var(ddof=1) / studies
+        residual = without - without.mean(1, keepdims=True) - without.mean(0) + without.mean()
+        v_both = 7 * (residual**2).sum() / (studies * 8 * (studies - 1))
+        v_unit = 7 / 8 * ((without.mean(0) - without.mean()) ** 2).sum()
+        variance = max(v_study + v_unit - v_both, v_study, v_unit)
+        most = stats.t.ppf(0.975, min(studies - 1, 7)) * np.sqrt(variance)  # the floor: never fewer degrees than these
+        assert (found.high - found.low) / 2 <= most + 1e-12
+
+
+def test_units_that_weigh_as_few_are_refused() -> None:
+    rng = np.random.default_rng(4)
+    sizes = np.array([400, *[10] * 20])
+    assert effective_units(sizes / sizes.sum()) < 5
+    a, b = SIMULATION.counts_of_equals(rng, sizes, 5, (0.1, 0.0, 0.0))
+    assert two_level([(1, a), (-1, b)], "wa") is None
+    a, b = SIMULATION.counts_of_equals(rng, np.full(5, 10), 5, (0.1, 0.0, 0.0))
+    assert two_level([(1, a), (-1, b)], "wa") is not None
+
+
+@pytest.mark.parametrize("kind", ["lognormal 1", "two units 25 %", "two units 30 %"])
+def test_units_of_very_unequal_size_do_not_make_intervals_too_short(kind: str) -> None:
+    wrong, _ = SIMULATION.interval_errs(np.random.default_rng(5), kind, 30, 10, "units", "wa", 800)
+    assert wrong <= 0.05
+
+
+@pytest.mark.parametrize(("cells", "studies"), [(3, 10), (6, 5), (12, 3)])
+@pytest.mark.parametrize("spread", ["one cell four times", "from 1 to 8"])
+def test_cells_that_vary_unequally_are_not_called_worse_than_the_best(cells: int, studies: int, spread: str) -> None:
+    runs = 1000
+    lost = SIMULATION.any_equal_lost(np.random.default_rng(6), spread, cells, studies, runs)
+    assert lost <= 0.05 + 1.96 * np.sqrt(0.05 * 0.95 / runs)
 
 
 def test_two_level_covers_where_an_interval_over_studies_does_not() -> None:

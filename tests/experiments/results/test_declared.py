@@ -1,0 +1,339 @@
+"""Declarations: a chain that nobody shortens unseen, and what it makes of a plan's claims."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.results.declared import FOLDER, declare, read_chain, standing_of
+from experiments.results.ledger import Ledger
+from experiments.results.standing import Standing, contrast_key
+from experiments.schedule.fake import MakeFake
+from experiments.schedule.inline import run_inline
+from experiments.schedule.publish import publish
+from experiments.schedule.session import Session
+from experiments.space.plan import Condition, Contrast, CorpusRef, Plan, Tuning
+from mer.errors import UserError
+
+MakePlan = Callable[..., Plan]
+HALF = Condition("half", {"protocol": "random", "rate": 0.5})
+
+
+@pytest.fixture(autouse=True)
+def one_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe: "the code of this test")
+
+
+def against(other: str, name: str = "", **changes: Any) -> Contrast:
+    return Contrast(name or other, "demo", {f"fusion={other}": 1.0, "fusion=f0": -1.0}, "ua", **changes)
+
+
+def several(plan: MakePlan, count: int = 4, **changes: Any) -> Plan:
+    """A plan of f0 and `count` others, each against f0."""
+    contrasts = changes.pop("contrasts", tuple(against(f"f{number}") for number in range(1, count + 1)))
+    return plan(cells=count + 1, draws=1, epochs=2, contrasts=contrasts, **changes)
+
+
+def only(plan: Plan, *names: str) -> Plan:
+    """A plan of some of its cells and their contrasts, as `--only` makes it."""
+    cells = tuple(cell for cell in plan.cells if cell.name in {f"fusion={name}" for name in names})
+    kept = {cell.name for cell in cells}
+    contrasts = tuple(contrast for contrast in plan.contrasts if set(contrast.weights) <= kept)
+    return dataclasses.replace(plan, cells=cells, contrasts=contrasts, options=("--only fusion=" + ",".join(names),))
+
+
+def run(plan: Plan, root: Path) -> Plan:
+    ledger = Ledger(str(root))
+    plan = declare(plan, ledger)
+    run_inline(Session(plan, ledger), MakeFake(utterances=2), str(root))
+    publish(plan, ledger, str(root / plan.folder))
+    return plan
+
+
+def stands(plan: Plan, root: Path) -> Standing:
+    ledger = Ledger(str(root))
+    plan = declare(plan, ledger)
+    snapshot = ledger.refresh()
+    return standing_of(plan, read_chain(ledger.store, snapshot), snapshot, None)
+
+
+def files(root: Path) -> list[Path]:
+    return sorted((root / FOLDER).glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+
+
+# ---- the family ----------------------------------------------------------------------------------------------
+
+
+def test_no_way_of_writing_a_plan_again_makes_its_family_smaller(small_plan: MakePlan, tmp_path: Path) -> None:
+    whole = several(small_plan)
+    run(whole, tmp_path)
+    less = dataclasses.replace(whole, contrasts=(against("f2"),))
+    renamed = dataclasses.replace(whole, space="fresh", contrasts=(against("f2", "another name", family="mine"),))
+    turned = dataclasses.replace(whole, contrasts=(Contrast("b", "demo", {"fusion=f0": 3.0, "fusion=f2": -3.0}, "ua"),))
+    for plan in (
+        less,
+        renamed,
+        turned,
+        only(whole, "f0", "f2"),
+        dataclasses.replace(only(whole, "f0", "f2"), space="x"),
+    ):
+        found = stands(plan, tmp_path)
+        assert (found.post_hoc, found.declared, found.ever) == ((False,), 4, 4)
+        assert found.marks == ()
+
+
+def test_metrics_and_conditions_that_are_dropped_keep_their_places(small_plan: MakePlan, tmp_path: Path) -> None:
+    many = tuple(
+        dataclasses.replace(against("f1"), metric=metric, condition=condition)
+        for metric in ("ua", "wa")
+        for condition in ("complete", "half")
+    )
+    run(several(small_plan, 1, contrasts=many), tmp_path)
+    found = stands(several(small_plan, 1, contrasts=many[:1], conditions=(Condition("complete"),)), tmp_path)
+    assert (found.post_hoc, found.declared) == ((False,), 4)
+    assert found.marks == ("conditions: complete (declared: complete, protocol random rate 0.5)",)
+
+
+def test_a_claim_of_what_was_looked_at_is_post_hoc_and_enlarges_nothing_of_the_declared(
+    small_plan: MakePlan, tmp_path: Path
+) -> None:
+    run(several(small_plan, 4, contrasts=(against("f1"),)), tmp_path)
+    found = stands(several(small_plan), tmp_path)
+    assert found.post_hoc == (False, True, True, True)
+    assert (found.declared, found.ever) == (1, 4)
+    assert stands(several(small_plan, 4, contrasts=(against("f1"),)), tmp_path).declared == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "mark"),
+    [
+        ({"studies": 1}, "fewer studies: 1 (declared: 2)"),
+        ({"studies": 3}, "more studies: 3 (declared: 2)"),
+        ({"tuning": Tuning(draws=5, grace=1)}, "more draws: 5 (declared: 1)"),
+        ({"tuning": Tuning(draws=1, grace=1, once=True)}, "tuning: "),
+        ({"alpha": 0.1}, "alpha: 0.1 (declared: 0.05)"),
+        ({"root_seed": 7}, "root seed: 7 (declared: 0)"),
+        ({"conditions": (Condition("complete"),)}, "conditions: complete "),
+        ({"epochs": 4}, "epochs: 4 (declared: 2)"),
+        ({"fingerprint": "beef"}, "corpora: demo beef (declared: demo f00d)"),
+    ],
+)
+@pytest.mark.parametrize("space", ["small", "renamed"])
+def test_what_is_changed_after_a_look_is_marked(
+    change: dict[str, Any], mark: str, space: str, small_plan: MakePlan, tmp_path: Path
+) -> None:
+    run(several(small_plan, 2), tmp_path)
+    plan = _changed(several(small_plan, 2), dict(change))
+    found = stands(dataclasses.replace(plan, space=space), tmp_path)
+    assert any(line.startswith(mark) for line in found.marks), found.marks
+    assert len(found.history) == 2
+    assert "after 6 confirm results" in found.history[1]
+    again = {"root_seed", "epochs", "fingerprint"} & set(change)  # other numbers: claims of their own
+    assert found.post_hoc == ((True, True) if again else (False, False))
+    assert found.ever == (4 if again else 2)
+
+
+def _changed(plan: Plan, change: dict[str, Any]) -> Plan:
+    if "fingerprint" in change:  # a label means something else: the same utterances under another content
+        ref = dataclasses.replace(plan.corpora["demo"], fingerprint=change.pop("fingerprint"))
+        return dataclasses.replace(plan, corpora={"demo": ref})
+    if "epochs" in change:
+        epochs = change.pop("epochs")
+        cells = tuple(
+            dataclasses.replace(cell, recipe={**cell.recipe, "training": {"epochs": epochs}}) for cell in plan.cells
+        )
+        return dataclasses.replace(plan, cells=cells)
+    return dataclasses.replace(plan, **change)
+
+
+def test_another_name_for_the_corpus_hides_nothing(small_plan: MakePlan, tmp_path: Path) -> None:
+    ref = CorpusRef("demo", Path("demo"), "f00d", ("audio",), False, True, {"train": 10}, utterances="the same")
+    whole = several(small_plan, 2, corpora={"demo": ref})
+    run(whole, tmp_path)
+    other = dataclasses.replace(ref, name="mine", fingerprint="beef")
+    cells = tuple(dataclasses.replace(cell, corpus="mine") for cell in whole.cells)
+    contrasts = (dataclasses.replace(whole.contrasts[0], corpus="mine"),)
+    hypers = {("mine", name): found for (_, name), found in whole.hypers.items()}
+    found = stands(
+        dataclasses.replace(
+            whole, space="fresh", cells=cells, corpora={"mine": other}, contrasts=contrasts, hypers=hypers
+        ),
+        tmp_path,
+    )
+    assert found.post_hoc == (True,)
+    assert found.ever == 3
+
+
+def test_twenty_seeds_at_once_are_one_family(small_plan: MakePlan, tmp_path: Path) -> None:
+    """All declared before any result: none is late, and each is a look."""
+    for seed in range(20):
+        found = stands(several(small_plan, 1, root_seed=seed), tmp_path)
+    assert (found.post_hoc, found.declared) == ((False,), 20)
+    assert found.marks == ()
+
+
+def test_spaces_that_share_a_baseline_ask_other_questions(small_plan: MakePlan, tmp_path: Path) -> None:
+    whole = several(small_plan)
+    run(only(whole, "f0", "f1"), tmp_path)
+    other = dataclasses.replace(only(whole, "f0", "f2"), space="other", studies=3, options=())
+    run(other, tmp_path)
+    found = stands(other, tmp_path)
+    assert (found.post_hoc, found.declared, found.ever, found.marks) == ((False,), 1, 1, ())
+    assert (found.others, found.other_units) == (1, 1)
+    document = yaml.safe_load((tmp_path / "other" / "space.yaml").read_text())
+    assert document["declared"]["second_look"] is None
+
+
+def test_the_last_word_before_the_first_result_counts(small_plan: MakePlan, tmp_path: Path) -> None:
+    stands(several(small_plan, 2, studies=5), tmp_path)
+    stands(several(small_plan, 2, studies=3), tmp_path)
+    run(several(small_plan, 2, studies=2), tmp_path)
+    assert stands(several(small_plan, 2, studies=2), tmp_path).marks == ()
+    assert stands(several(small_plan, 2, studies=5), tmp_path).marks == ("more studies: 5 (declared: 2)",)
+    assert len(stands(several(small_plan, 2, studies=2), tmp_path).history) == 5
+
+
+# ---- the chain -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_declared_is_written_once_whatever_it_is_called(small_plan: MakePlan, tmp_path: Path) -> None:
+    plan = several(small_plan, 3)
+    first = declare(plan, Ledger(str(tmp_path)))
+    turned = dataclasses.replace(
+        plan,
+        contrasts=tuple(dataclasses.replace(one, name=f"x {one.name}") for one in reversed(plan.contrasts)),
+        cells=tuple(reversed(plan.cells)),
+        conditions=tuple(reversed(plan.conditions)),
+    )
+    assert declare(turned, Ledger(str(tmp_path))).declaration == first.declaration
+    assert len(files(tmp_path)) == 1
+
+
+def test_clocks_decide_nothing(small_plan: MakePlan, tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path))
+    early = several(small_plan, 2, contrasts=(against("f1"),))
+    plan = declare(early, ledger, datetime(2030, 1, 1, tzinfo=UTC))
+    run_inline(Session(plan, ledger), MakeFake(utterances=2), str(tmp_path))
+    late = declare(several(small_plan, 2), ledger, datetime(1999, 1, 1, tzinfo=UTC))
+    found = standing_of(late, read_chain(ledger.store), ledger.refresh(), None)
+    assert found.post_hoc == (False, True)
+
+
+def test_two_drivers_may_declare_at_once(small_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = several(small_plan, 2), several(small_plan, 2, root_seed=1)
+    between = iter([True])
+
+    def meanwhile(point: str) -> None:
+        if point == "declared.before" and next(between, False):
+            declare(two, Ledger(str(tmp_path)))
+
+    monkeypatch.setattr("experiments.results.declared.visit", meanwhile)
+    declare(one, Ledger(str(tmp_path)))
+    chain = read_chain(Ledger(str(tmp_path)).store)
+    assert len(chain.heads) == 2
+    declare(several(small_plan, 2, root_seed=2), Ledger(str(tmp_path)))
+    chain = read_chain(Ledger(str(tmp_path)).store)
+    assert len(chain.heads) == 1
+    assert len(chain.declarations[-1].previous) == 2
+    assert stands(two, tmp_path).declared == 6
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_declaration_that_is_removed_is_missed(which: int, small_plan: MakePlan, tmp_path: Path) -> None:
+    """Also the last one, which no other names: the trials do that were run under it."""
+    run(several(small_plan, 2), tmp_path)
+    run(several(small_plan, 2, root_seed=1), tmp_path)
+    gone = files(tmp_path)[which]
+    gone.unlink()
+    with pytest.raises(UserError, match=f"{gone.name}: this declaration is gone"):
+        declare(several(small_plan, 2), Ledger(str(tmp_path)))
+    with pytest.raises(UserError, match="put an empty file"):
+        publish(several(small_plan, 2), Ledger(str(tmp_path)), str(tmp_path / "small"))
+    gone.with_suffix(".lost").touch()
+    assert f"a declaration was lost: {gone.stem}" in stands(several(small_plan, 2), tmp_path).marks
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes().replace(b'"studies": 2', b'"studies": 3')),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:-20]),
+        lambda file: file.write_bytes(b"\xff\xfe"),
+        lambda file: file.with_name("notes.txt").write_text("mine"),
+        lambda file: file.with_name("0" * 32 + ".json").write_text("{}"),
+        lambda file: (file.parent / "small").mkdir() or (file.parent / "small" / "1.json").write_text("[" * 100_000),
+        lambda file: (file.parent / "small").mkdir() or (file.parent / "small" / "1.json").write_text('{"time": 3}'),
+        lambda file: (file.parent / "small").mkdir() or (file.parent / "small" / "1.json").write_text("null"),
+        lambda file: (file.parent / "small" / "below").mkdir(parents=True),
+        lambda file: shutil.rmtree(file.parent) or file.parent.write_text("no folder"),
+    ],
+)
+def test_what_cannot_be_trusted_is_named(
+    damage: Callable[[Path], object], small_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = run(several(small_plan, 2), tmp_path)
+    damage(files(tmp_path)[0])
+    for act in (
+        lambda: declare(plan, Ledger(str(tmp_path))),
+        lambda: publish(plan, Ledger(str(tmp_path)), str(tmp_path / "small")),
+    ):
+        with pytest.raises(UserError) as found:
+            act()
+        assert found.value.where is not None
+        assert found.value.where.startswith(str(tmp_path / FOLDER))
+        assert found.value.hint is not None
+
+
+def test_a_copied_folder_keeps_its_history(small_plan: MakePlan, tmp_path: Path) -> None:
+    run(several(small_plan), tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert stands(several(small_plan, 4, contrasts=(against("f1"),)), tmp_path / "b").declared == 4
+
+
+def test_a_result_that_was_removed_was_still_seen(small_plan: MakePlan, tmp_path: Path) -> None:
+    """Declared after a look; what was looked at is deleted, and the like is declared again."""
+    run(several(small_plan, 2), tmp_path)
+    stands(several(small_plan, 2, studies=3), tmp_path)
+    for part in (tmp_path / "ledger").glob("*.parquet"):
+        part.unlink()
+    assert stands(several(small_plan, 2, studies=4), tmp_path).marks == ("more studies: 4 (declared: 2)",)
+
+
+def test_the_first_version_is_read_with_its_times(small_plan: MakePlan, tmp_path: Path) -> None:
+    plan = several(small_plan, 4, contrasts=(against("f1"), against("f2")))
+    known = [against("f1"), against("f3"), against("f4")]
+    content = {
+        "time": "2026-01-01T00:00:00.000000+00:00",
+        "contrasts": sorted(contrast_key(dataclasses.asdict(one)) for one in known),
+        "metric": "ua max",
+        "studies": 2,
+        "draws": 1,
+        "corpora": '{"demo":["f00d",{"train":10}]}',
+    }
+    old = tmp_path / FOLDER / "small" / "2026-01-01T000000.000000Z0000-abcdef.json"
+    old.parent.mkdir(parents=True)
+    old.write_text(json.dumps(content))
+    ledger = Ledger(str(tmp_path))
+    run_inline(Session(plan, ledger), MakeFake(utterances=2), str(tmp_path))
+    publish(declare(plan, ledger), ledger, str(tmp_path / "small"))
+    document = yaml.safe_load((tmp_path / "small" / "space.yaml").read_text())
+    assert [one["post_hoc"] for one in document["contrasts"]] == [False, True]
+    assert document["contrasts"][0]["declared"] == content["time"]
+    assert document["declared"]["family"] == {"declared": 3, "ever": 4}
+    assert "by time alone (declared by an earlier version of mer)" in document["declared"]["history"][0]
+    assert document["declared"]["metric"]["post_hoc"] is False
+    old.unlink()
+    with pytest.raises(UserError, match="this declaration is gone"):
+        declare(plan, ledger)
+    assert stands(several(small_plan, 2), tmp_path / "fresh").history == (
+        "1. 2 contrasts, 2 studies, 1 draw, space small, alpha 0.05, root seed 0, epochs 2; before the first result",
+    )
