@@ -32,13 +32,14 @@ NEW_CORPORA = "new corpora"
 @dataclass(frozen=True)
 class Declaration:
     """What was declared, after what: `previous` are the ids of the declarations that were known, `confirmed` the
-    results that were on record. Without a plan it says that results were removed on purpose."""
+    results that were on record. With `forgets`, a space, there is no plan: its results were to be removed."""
 
     id: str
     plan: Data
     previous: tuple[str, ...] = ()
     confirmed: Confirmed = field(default_factory=dict)
     time: str = ""
+    forgets: str = ""
 
 
 @dataclass(frozen=True)
