@@ -117,11 +117,10 @@ def read_chain(store: Store, snapshot: Snapshot | None = None) -> Chain:
         stem, _, ending = name.rpartition(".")
         if ending == "lost":
             lost.append(stem)
-            continue
-        data = _read(store, f"{FOLDER}/{name}")
-        if ending != "json" or _digest(data) != stem:
-            raise _damaged(store, f"{FOLDER}/{name}", "the content does not match the name")
-        found[stem] = _parsed(store, f"{FOLDER}/{name}", data, _declaration)
+        elif ending == "json":
+            found[stem] = _one(store, stem)
+        else:
+            raise _damaged(store, f"{FOLDER}/{name}", "its name is no digest")
     old = []
     for space in store.folders(FOLDER):
         if store.folders(f"{FOLDER}/{space}"):
@@ -133,17 +132,35 @@ def read_chain(store: Store, snapshot: Snapshot | None = None) -> Chain:
             data = _read(store, f"{FOLDER}/{space}/{name}")
             known, sizes = _parsed(store, f"{FOLDER}/{space}/{name}", data, _first_version)
             old.append((space, _digest(data), known, sizes))
-    known_ids = {*found, *lost, *(one[1] for one in old)}
-    for one in found.values():
-        for name in one.previous:
-            if name not in known_ids:
-                raise _gone(store, name, f"a later declaration ({one.id}.json) names it")
+    known = {*lost, *(one[1] for one in old)}
+    wanted = [
+        (name, f"a later declaration ({one.id}.json) names it") for one in found.values() for name in one.previous
+    ]
     if snapshot is not None:
-        named = pc.unique(snapshot.table["declaration"]).to_pylist()
-        for name in sorted(name for name in named if name):
-            if name not in known_ids:
-                raise _gone(store, name, "trials on record were run under it")
+        named = sorted(name for name in pc.unique(snapshot.table["declaration"]).to_pylist() if name)
+        wanted += [(name, "trials on record were run under it") for name in named]
+    while wanted:
+        name, why = wanted.pop()
+        if name in found or name in known:
+            continue
+        try:  # a listing may be behind
+            found[name] = _one(store, name)
+        except FileNotFoundError:
+            raise _gone(store, name, why) from None
+        wanted += [(before, _names(found[name])) for before in found[name].previous]
     return Chain(tuple(in_order(found.values())), tuple(old), tuple(sorted(lost)))
+
+
+def _names(one: Declaration) -> str:
+    return f"a later declaration ({one.id}.json) names it"
+
+
+def _one(store: Store, name: str) -> Declaration:
+    data = _read(store, f"{FOLDER}/{name}.json")
+    if _digest(data) != name:
+        raise _damaged(store, f"{FOLDER}/{name}.json", "the content does not match the name")
+    found: Declaration = _parsed(store, f"{FOLDER}/{name}.json", data, _declaration)
+    return found
 
 
 def _listed(store: Store, folder: str) -> list[str]:
@@ -156,6 +173,8 @@ def _listed(store: Store, folder: str) -> list[str]:
 def _read(store: Store, name: str) -> bytes:
     try:
         return store.read(name)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise _damaged(store, name, f"cannot be read: {error.strerror or error}") from None
 
