@@ -28,8 +28,9 @@ import pyarrow as pa
 from experiments.slots import Scalar
 from mer.errors import UserError
 
-VERSION = 2
-"""Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`."""
+VERSION = 3
+"""Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`; 3:
+`checkpoint_digest` in the ledger."""
 
 
 class NewerSchema(UserError):
@@ -176,6 +177,7 @@ TRIAL_PART = _with_version(
         *(field for field in PROVENANCE if field.name not in ("code", "data")),
         pa.field("labels", pa.list_(pa.string())),
         pa.field("checkpoint", pa.string()),  # path below the results folder
+        pa.field("checkpoint_digest", pa.string()),  # of its files: `mer.files.sums_digest`
         pa.field("curve", pa.list_(EPOCH_ROW)),
         pa.field("scores", pa.list_(SCORE_ROW)),
         pa.field("predictions", pa.list_(PREDICTION_ROW)),

@@ -114,6 +114,7 @@ class Verdict:
     value: float | None = None
     cutoff: float | None = None
     checkpoint: str | None = None
+    checkpoint_digest: str | None = None
 
 
 class Nothing:

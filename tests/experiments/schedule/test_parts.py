@@ -247,3 +247,29 @@ def test_the_real_trainer_killed_and_resumed_gives_the_same_tables(tmp_path: Pat
     from mer.checkpoint import load_checkpoint
 
     assert load_checkpoint(tmp_path / "whole" / "checkpoints" / str(row.trial)).details["trial"] == row.trial
+
+
+@pytest.mark.slow
+def test_a_run_trains_the_modalities_in_the_order_of_its_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker had the recipe from JSON with sorted keys: `pooling: cls` read the audio's first frame."""
+    from experiments.schedule.training_work import make_training_work
+    from experiments.space.load import make_plan
+    from mer.checkpoint import load_checkpoint
+    from mer.files import sums_digest
+
+    monkeypatch.setenv("MER_CACHE", str(tmp_path / "cache"))
+    folders = {}
+    for order in ("text: words, audio: logmel", "audio: logmel, text: words"):
+        (tmp_path / "order.yaml").write_text(
+            f"corpora: demo\nstudies: 1\nbase:\n  encoders: {{{order}}}\n  fusion: concat\n  pooling: cls\n"
+            "  projection.dim: 4\n  training.epochs: 1\n"
+        )
+        result = quiet(make_plan(tmp_path / "order.yaml"), tmp_path / "results", make_work=make_training_work)
+        assert result.exit_code == 0
+        (trial,) = [row.trial for row in result.verdicts if row.trial]
+        folders[trial] = tmp_path / "results" / "checkpoints" / trial
+    recorded = Ledger(str(tmp_path / "results")).refresh()
+    assert len(folders) == 2  # another order is another trial
+    for (trial, folder), first in zip(folders.items(), ("text", "audio"), strict=True):
+        assert load_checkpoint(folder, digests=recorded.models(trial)).model.fusion.modalities[0] == first
+        assert recorded.models(trial) == {sums_digest(folder)}
