@@ -182,7 +182,7 @@ def _read(folder: Path, digests: Collection[str], patience: int = 20) -> tuple[d
             raise UserError(
                 f"no checkpoint here: {Path(error.filename or folder).name} is missing",
                 where=str(folder),
-                expected=f"a folder with {', '.join(FILES)} and {SUMS}",
+                expected=f"a folder with {CONFIG} and {WEIGHTS}",
             ) from None
         if isinstance(error, UserError):
             raise

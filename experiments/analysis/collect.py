@@ -156,13 +156,16 @@ def _variant(
     recorded: Snapshot,
     allow_outside: Collection[str],
 ) -> Variant:
+    from mer import metrics
     from mer.checkpoint import load_checkpoint
     from mer.data.folds import folds
     from mer.streams import streams
 
     metric = described["metric"]
     # Chosen on validation: the test split has no say in which study's model is shown.
-    chosen = rows.sort_values([f"valid_{metric}", "study"], ascending=[described["direction"] == "min", True]).iloc[0]
+    chosen = rows.sort_values(
+        [f"valid_{metric}", "study"], ascending=[not metrics.metric(metric).higher_is_better, True]
+    ).iloc[0]
     study, fold_number = int(chosen["study"]), int(chosen["fold"])
     trial = str(chosen["trial"])
     checkpoint = load_checkpoint(

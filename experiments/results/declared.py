@@ -8,7 +8,7 @@ added after it are a second look. Both are facts of record, kept with the ledger
 `space.yaml` is the space as run, with these times:
 
     format, space, document             what the user wrote, includes merged
-    metric, direction, baseline, factors, studies, folds, resplit, root_seed, tuning, resources, keep
+    metric, baseline, factors, studies, folds, resplit, root_seed, tuning, resources, keep
     conditions, corpora, cells          each cell: corpus, name, levels, skip, tuning, hypers, recipe
     contrasts                           each with all its fields, `declared` (time) and `post_hoc`
     declared                            metric: {declared, post_hoc}; first_result: time or null;
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.results.identity import canonical, digest
 from experiments.slots import Slot, Stage
 from mer.faults import visit
+from mer.metrics import metric
 from mer.storage import Store
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def contrast_key(contrast: Contrast) -> str:
 
 
 def metric_key(plan: Plan) -> str:
-    return f"{plan.metric} {plan.direction}"
+    return f"{plan.metric} {metric(plan.metric).direction}"
 
 
 def is_second_look(plan: Plan, slot: Slot, before: tuple[int, int] | None) -> bool:
@@ -165,7 +166,6 @@ def space_document(plan: Plan, history: History, first_result: str | None) -> di
             "format": 1,
             "space": plan.space,
             "metric": plan.metric,
-            "direction": plan.direction,
             "baseline": plan.baseline,
             "factors": plan.factors,
             "studies": plan.studies,

@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from experiments.slots import Scalar
 from mer.errors import UserError
+from mer.metrics import NAMES
 
 VERSION = 3
 """Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`; 3:
@@ -51,7 +52,7 @@ def check_version(schema: pa.Schema, where: str) -> None:
         )
 
 
-METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
+METRICS = NAMES
 """The metrics that every trial reports, in the order of their columns."""
 
 COMPLETE = "complete"

@@ -178,7 +178,6 @@ def _spec(row: Row, corpora: Sequence[CorpusRef], allow_outside: Collection[str]
         space=row["space"] or "",
         epochs=recipe.training.epochs,
         metric=recipe.training.metric,
-        direction="max",
         corpus=corpus,
         conditions=tuple(Condition(name) for name in conditions),
         keep="none",

@@ -122,7 +122,6 @@ class _Planner:
             baseline=self.baseline,
             factors={name: factor.labels for name, factor in self.factors.items()},
             metric=space.metric,
-            direction=space.direction,
             resources=Resources(space.resources.cpus, None if gpus == "auto" else gpus, space.resources.memory),
             limits=Limits(space.limits.time, space.limits.trials, space.limits.price_per_hour, space.limits.currency),
             keep=space.keep,

@@ -77,7 +77,7 @@ def area_tests(run: Run, corpus: str, curve: Curve) -> dict[str, tuple[Compariso
         both = ~np.isnan(areas[i]) & ~np.isnan(reference)
         if cell != baseline and both.any():
             results[cell] = compare(
-                areas[i][both], reference[both], level=run.spec.level, higher_is_better=run.spec.higher_is_better
+                areas[i][both], reference[both], level=run.spec.level, higher_is_better=run.higher_is_better()
             )
     adjusted = holm([r.p for r in results.values()])
     return {cell: (r, p) for (cell, r), p in zip(results.items(), adjusted, strict=True)}
@@ -97,7 +97,7 @@ def conditions_table(run: Run, corpus: str) -> Table | None:
             score(m, summary.decimals if spread else max(1, min(summary.decimals, 1)), run.scale, h if spread else None)
             for m, h in zip(summary.means, summary.halves, strict=True)
         ]
-        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better), strict=True):
+        for row, value in zip(rows, emphasise(shown, run.higher_is_better()), strict=True):
             row[name] = value
         columns.append(Column(name, name, "spread" if spread else "number", unit(run)))
     notes = [
@@ -136,7 +136,7 @@ def _areas(
     decimals = decimals_for(halves, run.scale)
     values = [score(m, decimals, run.scale, h) for (m, _, _), h in zip(intervals, halves, strict=True)]
     key = f"auc_{curve.family}"
-    for row, value in zip(rows, emphasise(values, run.spec.higher_is_better), strict=True):
+    for row, value in zip(rows, emphasise(values, run.higher_is_better()), strict=True):
         row[key] = value
     group = f"curve ({curve.family})" if several else "curve"
     columns.append(Column(key, "AUC (%)" if run.scale == 100 else "AUC", "spread", group))

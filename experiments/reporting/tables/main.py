@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from experiments.reporting.levels import show_level
 from experiments.reporting.numbers import count, decimals_for
-from experiments.reporting.spec import METRIC_MEANINGS
 from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
 from experiments.reporting.statistics.family import holm
@@ -30,6 +29,7 @@ from experiments.reporting.tables.model import (
     text,
 )
 from experiments.reporting.wording import cautions, family_sentence, interval_name, selection_rule, what_varies
+from mer.metrics import metric as metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +79,7 @@ def inseparable(run: Run, summary: Summary) -> list[bool] | None:
     whole = ~np.isnan(scores).any(axis=1) & np.array([cell not in run.single for cell in summary.cells])
     if whole.sum() < 2:
         return None
-    kept = with_the_best(scores[whole], run.spec.level, run.spec.higher_is_better)
+    kept = with_the_best(scores[whole], run.spec.level, run.higher_is_better())
     if kept is None:
         return None
     found = np.zeros(len(scores), bool)
@@ -148,7 +148,7 @@ def main_table(run: Run, corpus: str) -> Table:
         score(mean, summary.decimals, run.scale, half, mark)
         for mean, half, mark in zip(summary.means, summary.halves, marks, strict=True)
     ]
-    values = emphasise(values, run.spec.higher_is_better)
+    values = emphasise(values, run.higher_is_better())
     columns = [
         *factor_columns(run), Column("score", unit(run), "spread"), *(Column(m, unit(run, m)) for m in others),
         Column("n", "n"),
@@ -161,9 +161,9 @@ def main_table(run: Run, corpus: str) -> Table:
         decimals = min(summary.decimals, 2)
         for row, mean in zip(rows, means, strict=True):
             row[metric] = score(mean, decimals, run.scale)
-        for row, value in zip(rows, emphasise([r[metric] for r in rows], run.spec.higher_is_better), strict=True):
+        for row, value in zip(rows, emphasise([r[metric] for r in rows], run.higher_is_better(metric)), strict=True):
             row[metric] = value
-    meanings = [METRIC_MEANINGS[m] for m in [run.spec.metric, *others] if m in METRIC_MEANINGS]
+    meanings = [f"{m.printed}: {m.meaning}" for m in map(metric_of, [run.spec.metric, *others]) if m.meaning]
     notes = [spread_note(run), Note(selection_rule(run))]
     if meanings:
         notes.insert(0, Note("; ".join(meanings) + "."))
@@ -245,7 +245,7 @@ def _differences(run: Run, summary: Summary, baseline: str) -> list[Comparison |
         if cell == baseline or not both.any():
             results.append(None)
             continue
-        higher = run.spec.higher_is_better
+        higher = run.higher_is_better()
         results.append(compare(scores[both], reference[both], level=run.spec.level, higher_is_better=higher))
     return results
 
@@ -283,7 +283,7 @@ def corpora_table(run: Run) -> Table | None:
                 continue
             mark = (SAME if same and same[i] else "") + ("a" if summary.n[i] < planned else "")
             shown.append(score(summary.means[i], summary.decimals, run.scale, summary.halves[i], mark))
-        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better), strict=True):
+        for row, value in zip(rows, emphasise(shown, run.higher_is_better()), strict=True):
             row[corpus] = value
     columns = [*factor_columns(run), *(Column(c, c, "spread", unit(run)) for c in run.corpora)]
     notes = [spread_note(run), Note(selection_rule(run))]

@@ -66,7 +66,7 @@ def average_columns(run: Run, corpus: str, rows: list[dict[str, Value]], columns
             score(mean, summary.decimals, run.scale, half)
             for mean, half in zip(summary.means, summary.halves, strict=True)
         ]
-        for row, value in zip(rows, emphasise(values, run.spec.higher_is_better), strict=True):
+        for row, value in zip(rows, emphasise(values, run.higher_is_better()), strict=True):
             row[average.key] = value
         columns.append(Column(average.key, average.header, "spread", unit(run)))
     return [average_note(found)] if found else []
@@ -97,7 +97,7 @@ def metrics_table(run: Run, corpus: str) -> Table | None:
         frames |= {average.key: average.by_study(run, corpus, metric) for average in found}
         for key, frame in frames.items():
             values = [score(mean, 1, run.scale) for mean in summary_of(run, frame).means]
-            for row, value in zip(block, emphasise(values, run.spec.higher_is_better), strict=True):
+            for row, value in zip(block, emphasise(values, run.higher_is_better(metric)), strict=True):
                 row[key] = value
         rows += block
     notes = [Note("Means over studies. Bold: best mean of a metric under a condition; underlined: second.")]

@@ -176,3 +176,16 @@ def test_one_study_of_folds_is_decided_over_the_folds(make_run: MakeRun) -> None
 def test_second_look_is_remarked(make_run: MakeRun) -> None:
     run = make_run(second_look=True)
     assert all(any("second look" in r for r in c.remarks) for c in run.claims)
+
+
+def test_where_less_is_better_a_larger_score_is_worse(make_run: MakeRun, lower_is_better: object) -> None:
+    run = make_run(effects={"fusion=tacfn": 0.06, "fusion=gated": -0.06}, studies=8)
+    assert verdicts(run)["tacfn vs concat"] == "worse"
+    assert verdicts(run)["gated vs concat"] == "better"
+    assert run.compare("gated", "concat").better == 1.0
+    table = run.tables["main"]
+    rows = {table.value(i, "fusion").text: table.value(i, "score") for i in range(len(table.rows))}
+    assert rows["gated"].bold
+    assert not rows["tacfn"].bold
+    assert rows["gated"].mark == "†"
+    assert "error" in table.title

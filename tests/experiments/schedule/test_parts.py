@@ -273,3 +273,27 @@ def test_a_run_trains_the_modalities_in_the_order_of_its_space(tmp_path: Path, m
     for (trial, folder), first in zip(folders.items(), ("text", "audio"), strict=True):
         assert load_checkpoint(folder, digests=recorded.models(trial)).model.fusion.modalities[0] == first
         assert recorded.models(trial) == {sums_digest(folder)}
+
+
+def test_where_less_is_better_the_lowest_wins_from_pruning_to_tables(
+    small_plan: Any, tmp_path: Path, lower_is_better: Any
+) -> None:
+    import pyarrow.parquet as pq
+
+    plan = small_plan()
+    assert quiet(plan, tmp_path).exit_code == 0
+    folder = tmp_path / plan.space
+    trials = pq.read_table(folder / "trials.parquet").to_pylist()
+    tune = [row for row in trials if row["stage"] == "tune"]
+    for group in {(row["cell"], row["study"]) for row in tune}:
+        own = [row for row in tune if (row["cell"], row["study"]) == group and row["status"] == "complete"]
+        (winner,) = [row for row in own if row["selected"]]
+        assert winner["valid_ua"] == min(row["valid_ua"] for row in own)
+    pruned = [row for row in tune if row["status"] == "pruned"]
+    assert pruned
+    assert all(row["rung_value"] > row["cutoff"] for row in pruned)
+    epochs = pq.read_table(folder / "epochs.parquet").to_pylist()
+    for row in trials:
+        curve = [e["value"] for e in epochs if (e["trial"], e["split"], e["metric"]) == (row["trial"], "valid", "ua")]
+        assert row["valid_ua"] == min(curve)
+        assert curve[row["best_epoch"] - 1] == row["valid_ua"]

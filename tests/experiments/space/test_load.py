@@ -372,3 +372,9 @@ def test_an_order_that_names_no_modality_is_refused_where_it_is_written(tmp_path
     )
     with pytest.raises(UserError, match=r"s\.yaml:4: modalities: .*must name each of audio, text once"):
         make_plan(tmp_path / "s.yaml")
+
+
+def test_a_space_that_says_a_direction_is_told_that_the_metric_does(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("corpora: demo\nbase:\n  encoders: {text: words}\nmetric: ua\ndirection: min\n")
+    with pytest.raises(UserError, match=r"s\.yaml:5: .*no direction any more(?s:.*)remove this line"):
+        make_plan(tmp_path / "s.yaml")
