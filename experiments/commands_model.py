@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mer.commandline import add_json
+from mer.commandline import add_allow_outside, add_json
 from mer.errors import UserError
 
 if TYPE_CHECKING:
+    from mer.checkpoint import Checkpoint
     from mer.data.corpus import Corpus, CorpusInfo
     from mer.recipe import Recipe
 
@@ -69,6 +70,7 @@ def add_parser(subparsers: Any) -> None:
     evaluate.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the missing masks (default: %(default)s)"
     )
+    _add_reading(evaluate)
     add_json(evaluate)
     evaluate.set_defaults(func=run_evaluate)
 
@@ -82,8 +84,19 @@ def add_parser(subparsers: Any) -> None:
     predict.add_argument("--text", help="its transcript")
     predict.add_argument("--start", type=float, metavar="SECONDS", help="where it begins in the recording")
     predict.add_argument("--end", type=float, metavar="SECONDS", help="where it ends")
+    _add_reading(predict)
     add_json(predict)
     predict.set_defaults(func=run_predict)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--modalities",
+        type=lambda text: text.split(","),
+        metavar="NAME,NAME",
+        help="their order, for a model that was saved without it",
+    )
+    add_allow_outside(parser)
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -115,10 +128,9 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    from mer.checkpoint import load_checkpoint
     from mer.data.conditions import conditions
 
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args)
     corpus = open_corpus(args.corpus)
     utterances = getattr(corpus, args.split)
     wanted = conditions([_rate(name) for name in args.conditions], checkpoint.recipe.modalities)
@@ -142,10 +154,9 @@ def run_predict(args: argparse.Namespace) -> int:
         raise UserError("nothing to predict from", expected="a wav file, --text, or both")
     if args.wav is not None and not args.wav.is_file():
         raise UserError("no such file", where=str(args.wav))
-    from mer.checkpoint import load_checkpoint
     from mer.data.corpus import Utterance
 
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args)
     reads_features = [name for name, config in checkpoint.recipe.encoders.items() if config.name == "features"]
     if reads_features:
         raise UserError(
@@ -174,6 +185,21 @@ def run_predict(args: argparse.Namespace) -> int:
     for label, probability in ranked:
         print(f"{label:20} {probability:6.1%}")
     return 0
+
+
+def open_checkpoint(args: argparse.Namespace) -> Checkpoint:
+    """The model that a command names; one of a run is the one that the ledger beside it has on record."""
+    from mer.checkpoint import load_checkpoint
+
+    folder = Path(args.checkpoint).resolve()
+    results, digests = folder.parent.parent, frozenset[str]()
+    if folder.parent.name == "checkpoints" and (results / "ledger").is_dir():
+        from experiments.results.ledger import Ledger
+
+        digests = Ledger(str(results)).refresh().models(folder.name)
+    return load_checkpoint(
+        args.checkpoint, digests=digests, modalities=args.modalities, allow_outside=args.allow_outside
+    )
 
 
 def open_corpus(name: str | None) -> Corpus:

@@ -1,17 +1,20 @@
-"""Checkpoints: `config.json` and `model.safetensors`, nothing that executes, loadable years later."""
+"""Checkpoints: `config.json`, `model.safetensors` and their digests; nothing that executes, loadable years later."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import mer
 from mer.data.conditions import COMPLETE, Condition
@@ -22,11 +25,14 @@ from mer.data.store import FeatureStore
 from mer.data.store.shared import open_features
 from mer.errors import UserError
 from mer.evaluation import Predictions, predict
-from mer.files import make_folder, share_tree
+from mer.files import SUMS, check_sums, make_folder, share_tree, sums_digest, sync_folder, sync_tree, write_sums
 from mer.model import Model, build_model, needs_dialogues
-from mer.recipe import Recipe
+from mer.recipe import Recipe, read_recipe
 
-FORMAT = 1
+FORMAT = 2
+"""2: the order of modalities, and `SHA256SUMS`, which proves that the other two are as they were written."""
+
+CONFIG, WEIGHTS = FILES = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -89,53 +95,164 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
         "random_weights": any(encoder.random_weights for encoder in model.encoder_table().values()),
         **details,
     }
-    staging = folder.with_name(f"_{folder.name}.{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    make_folder(folder.parent)
-    staging.mkdir()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, staging / "model.safetensors")
-    (staging / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
-    share_tree(staging)
-    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder.parent)
+    staging, old = (folder.with_name(f"_{folder.name}.{uuid.uuid4().hex[:12]}") for _ in range(2))
     try:
-        staging.rename(folder)
-    except OSError:
-        shutil.rmtree(staging, ignore_errors=True)
-        if not (folder / "config.json").exists():
-            raise  # otherwise another process has written the same trial's at the same time
+        staging.mkdir()
+        save_file(tensors, staging / WEIGHTS)
+        (staging / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
+        write_sums(staging, FILES)
+        share_tree(staging)
+        sync_tree(staging)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(old)
+            staging.rename(folder)
+        except OSError:
+            if not (folder / SUMS).exists():
+                raise  # otherwise another process has written the same trial's at the same time
+        sync_folder(folder.parent)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for left in (staging, old):
+            shutil.rmtree(left, ignore_errors=True)
     return folder
 
 
-def load_checkpoint(folder: Path | str) -> Checkpoint:
-    """Load a checkpoint written by any version of this format; refuses what is not one, with the reason."""
+def load_checkpoint(
+    folder: Path | str,
+    *,
+    digests: Collection[str] = (),
+    modalities: Sequence[str] | None = None,
+    allow_outside: Iterable[str] = (),
+) -> Checkpoint:
+    """Load a checkpoint written by any version of this format; refuses what is not one, with the reason.
+
+    Args:
+        folder: of `config.json`, `model.safetensors` and `SHA256SUMS`.
+        digests: what its trial's record says of it (`mer.files.sums_digest`), where there is one.
+        modalities: their order, for models that were saved before it was (`_stored_recipe`).
+        allow_outside: `module:attr` of levels from outside that it may name (`mer.recipe.read_recipe`).
+    """
     folder = Path(folder)
-    path = folder / "config.json"
+    config, tensors = _read(folder, digests)
+    where = str(folder / CONFIG)
+    recipe = read_recipe(_stored_recipe(config, modalities, where), where, allow_outside)
+    info = _stored_corpus(config, folder, where)
     try:
-        config = json.loads(path.read_text("utf-8"))
-        tensors = load_file(folder / "model.safetensors")
-    except FileNotFoundError as error:
-        raise UserError(
-            f"no checkpoint here: {Path(error.filename or path).name} is missing",
-            where=str(folder),
-            expected="a folder with config.json and model.safetensors",
-        ) from None
-    except (ValueError, OSError, SafetensorError) as error:
-        raise UserError(f"damaged checkpoint: {error}", where=str(folder)) from None
-    if config.get("format") != FORMAT:
-        raise UserError(f"checkpoint format {config.get('format')!r}", where=str(path), expected=str(FORMAT))
-    recipe = Recipe.model_validate(config["recipe"], strict=False)
-    corpus = config["corpus"]
-    info = CorpusInfo(
-        folder=folder,
-        name=corpus["name"],
-        labels=tuple(corpus["labels"]),
-        language=corpus["language"],
-        note=corpus["note"],
-        synthetic=corpus["synthetic"],
-        features=corpus["features"],
-    )
-    model = build_model(recipe, info, seed=0)
-    model.load_state_dict(tensors)
+        model = build_model(recipe, info, seed=0)
+    except UserError:
+        raise
+    except Exception as error:  # what a level makes of options that nobody checked: whatever it is, they are wrong
+        raise UserError(f"no model can be built from it: {type(error).__name__}: {error}", where=where) from error
+    _fill(model, tensors, str(folder / WEIGHTS))
     known = ("format", "mer", "recipe", "corpus", "random_weights")
     return Checkpoint(model.eval(), recipe, info, {key: value for key, value in config.items() if key not in known})
+
+
+def _read(folder: Path, digests: Collection[str], patience: int = 20) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the files say, once they are proven to be those that were written, and written together."""
+    here = _identity(folder)
+    try:
+        if digests and sums_digest(folder) not in digests:
+            raise UserError(
+                "this is not the model that its trial's record names",
+                where=str(folder),
+                hint="It was replaced or damaged after the trial ended: take it from a backup.",
+            )
+        if (folder / SUMS).exists():
+            check_sums(folder, FILES)
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        if not isinstance(config, dict) or config.get("format") not in (1, FORMAT):
+            found = config.get("format") if isinstance(config, dict) else config
+            raise UserError(f"checkpoint format {str(found)[:40]!r}", where=str(folder / CONFIG), expected=str(FORMAT))
+        if config["format"] != 1:
+            check_sums(folder, FILES)  # which must be there: the first version alone wrote none
+        tensors = load_file(folder / WEIGHTS)
+        if _identity(folder) != here:
+            raise UserError("the model is being replaced again and again", where=str(folder))
+        return config, tensors
+    except (UserError, OSError, ValueError, RecursionError, SafetensorError) as error:
+        if patience and (_identity(folder) != here or (here is None and any(folder.parent.glob(f"_{folder.name}.*")))):
+            time.sleep(0.05)  # it was being replaced: what was read is half one model, half the other
+            return _read(folder, digests, patience - 1)
+        if isinstance(error, FileNotFoundError):
+            raise UserError(
+                f"no checkpoint here: {Path(error.filename or folder).name} is missing",
+                where=str(folder),
+                expected=f"a folder with {CONFIG} and {WEIGHTS}",
+            ) from None
+        if isinstance(error, UserError):
+            raise
+        name = WEIGHTS if isinstance(error, SafetensorError) else CONFIG
+        raise UserError(f"damaged checkpoint: {name}: {error}", where=str(folder)) from None
+
+
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    """Which folder has the name now: another one after it was replaced."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _stored_recipe(config: dict[str, Any], modalities: Sequence[str] | None, where: str) -> object:
+    """The recipe of a configuration, with the order of its modalities.
+
+    Before the order was stored, `mer run` trained in alphabetical order, and says so by naming its trial; what order
+    `mer train` used is lost, for its recipe was written with sorted keys.
+    """
+    recipe = config.get("recipe")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("encoders"), dict) or "modalities" in recipe:
+        return recipe
+    names = sorted(map(str, recipe["encoders"]))
+    if modalities is not None:
+        if sorted(modalities) != names:
+            raise UserError(f"modalities {','.join(modalities)}", where=where, expected=f"{', '.join(names)} in order")
+        return {**recipe, "modalities": list(modalities)}
+    if len(names) > 1 and "trial" not in config:
+        raise UserError(
+            f"this model was saved without the order of its modalities ({', '.join(names)}), which may matter",
+            where=where,
+            hint=f"Name them as `encoders:` of its training file has them: --modalities {','.join(names)}, or another "
+            "order. The right one gives the validation scores that config.json holds under `valid`.",
+        )
+    return {**recipe, "modalities": names}
+
+
+def _stored_corpus(config: dict[str, Any], folder: Path, where: str) -> CorpusInfo:
+    found = config.get("corpus")
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "name": str, "labels": list, "language": (str, type(None)), "note": str, "synthetic": bool, "features": dict,
+    }  # fmt: skip
+    if not isinstance(found, dict):
+        raise UserError("corpus is missing", where=where)
+    for name, kind in kinds.items():
+        if name not in found or not isinstance(found[name], kind):
+            raise UserError(f"corpus.{name}: {str(found.get(name))[:40]!r} is not what was written", where=where)
+    if not found["labels"] or not all(isinstance(label, str) for label in found["labels"]):
+        raise UserError("corpus.labels must be names", where=where)
+    if not all(type(width) is int and 0 < width < 1 << 20 for width in found["features"].values()):
+        raise UserError("corpus.features must be widths", where=where)
+    return CorpusInfo(folder=folder, **{**{name: found[name] for name in kinds}, "labels": tuple(found["labels"])})
+
+
+def _fill(model: Model, tensors: dict[str, Tensor], where: str) -> None:
+    """Give a model its weights; every tensor must be there, and like the one that it replaces."""
+    wanted = model.state_dict()
+    for name in sorted({*wanted, *tensors}):
+        if name not in tensors:
+            raise UserError(f"the tensor {name!r} is missing", where=where)
+        if name not in wanted:
+            raise UserError(f"the tensor {name!r} is of no part of the model", where=where)
+        found, expected = tensors[name], wanted[name]
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            raise UserError(
+                f"the tensor {name!r} is {found.dtype} of shape {tuple(found.shape)}",
+                where=where,
+                expected=f"{expected.dtype} of shape {tuple(expected.shape)}",
+            )
+    model.load_state_dict(tensors)

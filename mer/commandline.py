@@ -61,6 +61,17 @@ class Parser(argparse.ArgumentParser):
         return f"{needed[1]} must be given" if needed else message
 
 
+def add_allow_outside(parser: argparse.ArgumentParser) -> None:
+    """For commands that read a recipe from a checkpoint or the ledger."""
+    parser.add_argument(
+        "--allow-outside",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="import this level, which is none of this project's and which the stored recipe names (repeatable)",
+    )
+
+
 def add_json(parser: Any) -> None:
     """`--json`, with the same words everywhere."""
     parser.add_argument("--json", action="store_true", help=JSON)

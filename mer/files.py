@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from mer.errors import UnfitMachine
+from mer.errors import UnfitMachine, UserError
 
 NO_SPACE = {
     errno.ENOSPC: "no space left on device",
@@ -107,6 +108,54 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all that is in a folder survive a power cut, so that it can be renamed into place."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+# ---- what has changed --------------------------------------------------------------------------------------------
+
+SUMS = "SHA256SUMS"
+"""A list of the files beside it, with their digests; `sha256sum -c SHA256SUMS` checks it too."""
+
+
+def write_sums(folder: Path, names: Sequence[str]) -> None:
+    (folder / SUMS).write_bytes(b"".join(_sums(folder, names)))
+
+
+def check_sums(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a folder of which a single bit is not as it was written."""
+    found, expected = (folder / SUMS).read_bytes(), _sums(folder, names)
+    if found != b"".join(expected):
+        changed = [name for name, line in zip(names, expected, strict=True) if line not in found.splitlines(True)]
+        raise UserError(
+            f"damaged: {' and '.join(changed) or SUMS} changed after it was written",
+            where=str(folder),
+            hint=f"`sha256sum -c {SUMS}` there says the same. Take the folder from a backup, or train it again.",
+        )
+
+
+def sums_digest(folder: Path) -> str | None:
+    """One digest for all files that a folder's `SHA256SUMS` lists; None where it has no such list."""
+    try:
+        return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _sums(folder: Path, names: Sequence[str]) -> list[bytes]:
+    lines = []
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {name}\n".encode())
+    return lines
 
 
 # ---- one at a time ---------------------------------------------------------------------------------------------

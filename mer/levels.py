@@ -7,9 +7,12 @@ importing it, so that validating and planning need neither torch nor the user's 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
 import importlib.util
+import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,19 @@ REQUIRED = object()
 """Default of a parameter that has none."""
 
 Table = Mapping[str, str]
+
+KINDS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
+    {
+        "encoder": ("mer.encoders", "mer.encoders.base:Encoder"),
+        "fusion": ("mer.fusion", "mer.fusion.base:Fusion"),
+        "pooling": ("mer.pooling", "mer.pooling:Pooling"),
+        "context": ("mer.context", "mer.context:Context"),
+        "sampler": ("mer.data.sampling", "mer.data.sampling:Sampler"),
+        "loss": ("mer.losses", "mer.losses:ClassificationLoss"),
+        "missing": ("mer.data.missing", None),
+    }
+)
+"""Kind of level to the module that holds its table and the class that every level of it extends (None: a function)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,8 @@ class Declaration:
     """Why its trials cannot be trained together in one step (`mer.bundle`); empty: they can."""
     one_frame: bool = False
     """Of an encoder: does it give one frame for each utterance, whatever the corpus?"""
+    extends: frozenset[str] = frozenset()
+    """The class itself and all that it extends, directly or not, as `module:Class`, where their source can be read."""
 
 
 @functools.cache
@@ -54,13 +72,40 @@ def table(module: str, name: str = "LEVELS") -> Table:
     >>> table("mer.pooling")["mean"]
     'mer.pooling:Mean'
     """
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    source = find_source(module)
+    if source is None:
         raise UserError(f"cannot find module {module!r}, which holds a table of levels")
-    for statement in ast.parse(Path(spec.origin).read_text("utf-8")).body:
+    for statement in ast.parse(source.read_text("utf-8")).body:
         if _assigned_name(statement) == name:
             return MappingProxyType(dict(_assigned_value(statement)))
-    raise UserError(f"module {module!r} has no table {name}", where=spec.origin)
+    raise UserError(f"module {module!r} has no table {name}", where=str(source))
+
+
+def find_source(module: str) -> Path | None:
+    """The file of a module. Python looks up the top-level package alone; below it paths do: nothing is imported."""
+    top, *rest = module.split(".")
+    source, folders = _top_level(top, tuple(sys.path))
+    if not rest:
+        return source
+    for base in folders:
+        folder = base.joinpath(*rest)
+        for candidate in (folder / "__init__.py", folder.with_name(f"{folder.name}.py")):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _top_level(name: str, path: tuple[str, ...]) -> tuple[Path | None, tuple[Path, ...]]:
+    """The file of a top-level module or package, if it has one, and the folders of a package, with or without one."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None, ()
+    if spec is None:
+        return None, ()
+    source = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    return source, tuple(map(Path, spec.submodule_search_locations or ()))
 
 
 def target(table: Table, name: str, kind: str, where: str | None = None) -> str:
@@ -68,42 +113,80 @@ def target(table: Table, name: str, kind: str, where: str | None = None) -> str:
     if name in table:
         return table[name]
     if ":" in name:
+        _check_kind(name, kind, where)
         return name
     raise unknown(kind, name, table, where)
+
+
+def _check_kind(target: str, kind: str, where: str | None) -> None:
+    """Refuse what is not a level of the kind: read from the source, before anything of it is imported or called."""
+    base = KINDS[kind][1] if kind in KINDS else None
+    if base is not None:
+        if base not in declaration(target).extends:
+            raise UserError(
+                f"{target} is not a {kind}", where=where, expected=f"a class that extends {base.replace(':', '.')}"
+            )
+    elif kind == "missing":
+        _, tree = _parsed(target)
+        attr = target.partition(":")[2]
+        found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == attr]
+        taken = [*found[0].args.posonlyargs, *found[0].args.args] if found else []
+        if len(taken) < len(PROTOCOL):
+            raise UserError(
+                f"{target} is not a missing protocol", where=where, expected=f"a function ({', '.join(PROTOCOL)})"
+            )
+
+
+PROTOCOL = ("config", "ids", "modalities", "seed")
+"""What a missing protocol from outside is called with."""
+
+
+def _parsed(target: str) -> tuple[Path, ast.Module]:
+    module = target.partition(":")[0]
+    file = find_source(module)
+    if file is None:
+        raise UserError(f"cannot find module {module!r} named by {target!r}", hint="Is it on PYTHONPATH?")
+    try:
+        return file, ast.parse(file.read_text("utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"module {module!r} does not parse: {error}", where=str(file)) from None
 
 
 @functools.lru_cache(maxsize=512)
 def declaration(target: str) -> Declaration:
     """Read a level's declaration from its source, following base classes, imported ones included."""
     module, _, attr = target.partition(":")
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"cannot find module {module!r} named by {target!r}: {error}") from None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise UserError(f"cannot find module {module!r} named by {target!r}", hint="Is it on PYTHONPATH?")
-    file = Path(spec.origin)
-    tree = ast.parse(file.read_text("utf-8"))
+    file, tree = _parsed(target)
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if attr not in classes:
+        elsewhere = imported_name(tree, attr, _package(module, file))
+        if elsewhere is not None and find_source(elsewhere.partition(":")[0]) is not None:
+            return declaration(elsewhere)
         raise unknown(f"class in {module}", attr, classes)
     parameters: Mapping[str, Parameter] | None = None
     requires: frozenset[str] | None = None
     unbundled: str | None = None
     one_frame: bool | None = None
+    extends: set[str] = set()
     pending = [attr]
-    while pending and None in (parameters, requires, unbundled, one_frame):
+    while pending:
         name = pending.pop(0)
         node = classes.get(name)
         if node is None:
-            inherited = imported_name(tree, name)
-            if inherited is not None:
-                base = declaration(inherited)
+            inherited = imported_name(tree, name, _package(module, file))
+            base = None
+            with contextlib.suppress(UserError):  # of another's library, or no class of Python's
+                base = declaration(inherited) if inherited is not None else None
+            if base is not None:
+                extends |= base.extends
                 parameters = base.parameters if parameters is None else parameters
                 requires = base.requires if requires is None else requires
                 unbundled = base.unbundled if unbundled is None else unbundled
                 one_frame = base.one_frame if one_frame is None else one_frame
             continue
+        if f"{module}:{name}" in extends:
+            continue
+        extends.add(f"{module}:{name}")
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef) and statement.name == "__init__" and parameters is None:
                 parameters = _parameters(statement)
@@ -113,8 +196,16 @@ def declaration(target: str) -> Declaration:
                 unbundled = str(_assigned_value(statement))
             elif one_frame is None and _assigned_name(statement) == "one_frame":
                 one_frame = bool(_assigned_value(statement))
-        pending += [base.id for base in node.bases if isinstance(base, ast.Name)]
-    return Declaration(target, file, parameters or {}, requires or frozenset(), unbundled or "", bool(one_frame))
+        pending += [ast.unparse(base) for base in node.bases if isinstance(base, ast.Name | ast.Attribute)]
+    return Declaration(
+        target,
+        file,
+        parameters or {},
+        requires or frozenset(),
+        unbundled or "",
+        bool(one_frame),
+        frozenset(extends),
+    )
 
 
 def check_parameters(target: str, given: Mapping[str, Any], kind: str, where: str | None = None) -> None:
@@ -128,20 +219,63 @@ def check_parameters(target: str, given: Mapping[str, Any], kind: str, where: st
             raise UserError(f"{kind} {target} needs the parameter {parameter.name!r}", where=where)
 
 
-def load(target: str) -> Any:
-    """Import what a target names. Only ever called with names from our tables or from the user's own YAML."""
+def load(target: str, kind: str | None = None) -> Any:
+    """Import what a target names: from our tables, the user's own YAML, or typed by the user.
+
+    With a kind, what is found is of that kind or refused: its source was read before (`target`), but what a name
+    stands for in the end only its module can say.
+    """
     module, _, attr = target.partition(":")
-    return getattr(importlib.import_module(module), attr)
+    found = getattr(importlib.import_module(module), attr)
+    base = KINDS[kind][1] if kind is not None else None
+    if base is not None:
+        parent = load(base)
+        if not (inspect.isclass(found) and issubclass(found, parent)):
+            raise UserError(f"{target} is not a {kind}", expected=f"a class that extends {base.replace(':', '.')}")
+    elif kind == "missing" and not inspect.isfunction(found):
+        raise UserError(f"{target} is not a missing protocol", expected=f"a function ({', '.join(PROTOCOL)})")
+    return found
 
 
-def imported_name(tree: ast.Module, name: str) -> str | None:
-    """The `module:attr` that a name imported from this project's packages or a plug-in's stands for."""
+def imported_name(tree: ast.Module, name: str, package: str = "") -> str | None:
+    """The `module:attr` that a name imported from this project's packages or a plug-in's stands for.
+
+    `name` may be dotted, `base.Fusion`; `package` is what relative imports start from.
+    """
+    first, _, rest = name.partition(".")
     for statement in tree.body:
-        if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+        if isinstance(statement, ast.ImportFrom):
+            source = from_module(statement, package)
+            if not source or source.startswith("torch"):
+                continue
             for alias in statement.names:
-                if (alias.asname or alias.name) == name and not statement.module.startswith("torch"):
-                    return f"{statement.module}:{alias.name}"
+                if (alias.asname or alias.name) == first:
+                    return _attribute(f"{source}.{alias.name}.{rest}") if rest else f"{source}:{alias.name}"
+        elif isinstance(statement, ast.Import) and rest:
+            for alias in statement.names:
+                if alias.asname == first:
+                    return _attribute(f"{alias.name}.{rest}")
+                if alias.asname is None and name.startswith(f"{alias.name}."):
+                    return _attribute(name)
     return None
+
+
+def from_module(statement: ast.ImportFrom, package: str) -> str:
+    """The full name of the module that `from ... import` names, in a module of `package`."""
+    if not statement.level:
+        return statement.module or ""
+    parts = package.split(".")
+    parents = parts[: len(parts) - statement.level + 1]
+    return ".".join([*parents, statement.module] if statement.module else parents)
+
+
+def _attribute(dotted: str) -> str:
+    module, _, attr = dotted.rpartition(".")
+    return f"{module}:{attr}"
+
+
+def _package(module: str, file: Path) -> str:
+    return module if file.name == "__init__.py" else module.rpartition(".")[0]
 
 
 def _parameters(init: ast.FunctionDef) -> dict[str, Parameter]:

@@ -172,6 +172,6 @@ def build_loss(config: recipe.Loss, class_counts: Tensor, num_classes: int) -> C
         raise UserError(f"class counts of shape {found} for {num_classes} classes", expected=f"({num_classes},)")
     weight = balanced_weights(class_counts) if config.class_weights == "balanced" else None
     options: dict[str, Any] = {"gamma": config.gamma} if config.name == "focal" else config.options
-    kind = levels.load(levels.target(LEVELS, config.name, "loss"))
+    kind = levels.load(levels.target(LEVELS, config.name, "loss"), "loss")
     loss: ClassificationLoss = kind(label_smoothing=config.label_smoothing, weight=weight, **options)
     return loss

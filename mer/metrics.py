@@ -13,15 +13,64 @@ average recall, as in speech emotion recognition (some papers use the names the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mer.errors import UserError
+from mer.errors import UserError, unknown
 
-NAMES = ("wa", "ua", "weighted_f1", "macro_f1")
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as everything that ranks, prunes, tests or prints it knows it: which end is better stands here alone.
+
+    Args:
+        name: in code, files and columns.
+        printed: in tables and figures.
+        meaning: in a note below a table.
+        direction: which end of it is the better one.
+        scale: what it is multiplied by to be printed; 100 is per cent.
+    """
+
+    name: str
+    printed: str
+    meaning: str
+    direction: Literal["max", "min"] = "max"
+    scale: float = 100.0
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.direction == "max"
+
+    @property
+    def sign(self) -> float:
+        """What values are multiplied by so that larger is better."""
+        return 1.0 if self.higher_is_better else -1.0
+
+
+METRICS: dict[str, Metric] = {
+    found.name: found
+    for found in (
+        Metric("wa", "WA", "accuracy"),
+        Metric("ua", "UA", "recall averaged over classes"),
+        Metric("weighted_f1", "weighted F1", "F1 averaged over classes by their size"),
+        Metric("macro_f1", "macro F1", "F1 averaged over classes, each alike"),
+    )
+}
+
+NAMES = tuple(METRICS)
 """What `scores` gives, in the order of tables."""
+
+
+def metric(name: str) -> Metric:
+    """
+    >>> metric("ua").printed, metric("ua").higher_is_better
+    ('UA', True)
+    """
+    if name not in METRICS:
+        raise unknown("metric", name, METRICS)
+    return METRICS[name]
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,9 @@ class Model(nn.Module):
         self.projections = nn.ModuleDict(
             {name: Projection(encoder.out_dim, dim, recipe.projection.dropout) for name, encoder in encoders.items()}
         )
-        fusion = levels.load(levels.target(fusions.LEVELS, recipe.fusion.name, "fusion"))
-        pooling = levels.load(levels.target(poolings.LEVELS, recipe.pooling.name, "pooling"))
-        context = levels.load(levels.target(contexts.LEVELS, recipe.context.name, "context"))
+        fusion = levels.load(levels.target(fusions.LEVELS, recipe.fusion.name, "fusion"), "fusion")
+        pooling = levels.load(levels.target(poolings.LEVELS, recipe.pooling.name, "pooling"), "pooling")
+        context = levels.load(levels.target(contexts.LEVELS, recipe.context.name, "context"), "context")
         self.fusion = fusion(self.modalities, dim, **recipe.fusion.params)
         self.pooling = pooling(self.fusion.out_dim, **recipe.pooling.params)
         self.context = context(self.fusion.out_dim, **recipe.context.params)

@@ -7,9 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from mer import levels
+from mer.errors import UserError
 
 
 class _Strict(BaseModel):
@@ -185,6 +199,9 @@ class Recipe(_Strict):
     """Everything that can change a number, and nothing that cannot."""
 
     encoders: dict[str, NamedEncoder] = Field(min_length=1, description="modality to encoder")
+    modalities: tuple[str, ...] = Field(
+        default=(), strict=False, description="all of them, in the order in which they are fused; []: as in `encoders`"
+    )
     projection: Projection = Field(default=Projection(), description="each modality to the common width")
     fusion: Named = Field(default=LevelConfig(name="concat"), description="one sequence from several")
     pooling: Named = Field(default=LevelConfig(name="mean"), description="one vector from the fused sequence")
@@ -199,15 +216,98 @@ class Recipe(_Strict):
     replica: int = Field(default=0, ge=0, description="cells that are meant to be the same differ by this alone")
     bundle: Bundle | None = Field(default=None, description="set by the plan, never by a space: see `bundle:` there")
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(self.encoders)
+    @model_validator(mode="before")
+    @classmethod
+    def _in_order(cls, data: Any) -> Any:
+        """The order of modalities is a sequence of its own, and the mapping's order is made to follow it."""
+        if not isinstance(data, dict) or not isinstance(data.get("encoders"), dict):
+            return data
+        encoders, order = data["encoders"], data.get("modalities") or tuple(data["encoders"])
+        if isinstance(order, list | tuple) and all(name in encoders for name in order if isinstance(name, str)):
+            encoders = {name: encoders[name] for name in (*order, *encoders) if isinstance(name, str)}
+        return {**data, "encoders": encoders, "modalities": order}
+
+    @field_validator("modalities")
+    @classmethod
+    def _is_permutation(cls, order: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        encoders = info.data.get("encoders")
+        if encoders is not None and sorted(order) != sorted(encoders):
+            raise ValueError(f"must name each of {', '.join(sorted(encoders))} once")
+        return order
+
+    def named_levels(self) -> Iterator[tuple[str, str, str]]:
+        """Every level that the recipe names: field, kind (`mer.levels.KINDS`), name."""
+        for modality, encoder in self.encoders.items():
+            yield f"encoders.{modality}", "encoder", encoder.name
+        for kind, level in (("fusion", self.fusion), ("pooling", self.pooling), ("context", self.context)):
+            yield kind, kind, level.name
+        yield "sampler.name", "sampler", self.sampler.name
+        yield "loss.name", "loss", self.loss.name
+        for when, missing in (("train", self.missing.train), ("valid", self.missing.valid)):
+            if missing is not None:
+                yield f"missing.{when}.protocol", "missing", missing.protocol
 
     def canonical(self) -> dict[str, Any]:
-        """The recipe minus its defaults, ready for hashing: adding a field with a default changes no identity."""
+        """The recipe minus its defaults, ready for hashing: adding a field with a default changes no identity.
+
+        Modalities in alphabetical order are left out: every trial recorded before they had an order of their own was
+        trained in that one.
+        """
         found: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        if self.modalities == tuple(sorted(self.modalities)):
+            found.pop("modalities", None)
         return found
 
     def digest(self) -> str:
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def read_recipe(data: object, where: str, allow_outside: Iterable[str] | None = ()) -> Recipe:
+    """A recipe from stored data (a checkpoint, the ledger): the one way from there to a `Recipe`.
+
+    No order of a mapping counts: where no order of modalities is stored, it is alphabetical (`Recipe.canonical`).
+    Levels are those of this project's tables; what else the data name is refused before any of it is imported, unless
+    it is in `allow_outside`, which a person has typed.
+
+    Args:
+        data: JSON text, or what it says.
+        where: what messages point to.
+        allow_outside: `module:attr` of levels from outside; None: any, for data of the user's own plan.
+
+    >>> read_recipe('{"encoders": {"text": "words"}, "fusion": "subprocess:call"}', "config.json")
+    Traceback (most recent call last):
+    mer.errors.UserError: config.json: fusion names code from outside this project: 'subprocess:call'
+    """
+    try:
+        found = json.loads(data) if isinstance(data, str) else data
+        if not isinstance(found, dict):
+            raise UserError(f"a recipe of type {type(found).__name__}", where=where, expected="a mapping")
+        encoders = found.get("encoders")
+        if isinstance(encoders, dict) and "modalities" not in found and all(isinstance(name, str) for name in encoders):
+            found = {**found, "modalities": sorted(encoders)}
+        recipe = Recipe.model_validate(found, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+        raise UserError(f"recipe: {key}: {first['msg']}", where=where) from None
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise UserError(f"not a recipe: {error}", where=where) from None
+    if allow_outside is not None:
+        _check_levels(recipe, where, frozenset(allow_outside))
+    return recipe
+
+
+def _check_levels(recipe: Recipe, where: str, allowed: frozenset[str]) -> None:
+    for field, kind, name in recipe.named_levels():
+        table = levels.table(levels.KINDS[kind][0])
+        if ":" in name and name not in allowed:
+            raise UserError(
+                f"{field} names code from outside this project: {name!r}",
+                where=where,
+                expected=f"one of {', '.join(table)}",
+                hint=f"To import and run it: --allow-outside {name!r}. Do so only if you know what it is.",
+            )
+        levels.target(table, name, kind, where)
+        if ":" in name:
+            print(f"note: {where} names {name!r}, from outside this project; it is imported", file=sys.stderr)

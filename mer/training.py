@@ -25,6 +25,7 @@ from mer.data.store import FeatureStore
 from mer.evaluation import Predictions, predict
 from mer.layers import set_generator
 from mer.losses import build_loss
+from mer.metrics import metric
 from mer.model import Model, build_model, needs_dialogues
 from mer.precision import autocast, wide
 from mer.recipe import Recipe
@@ -111,7 +112,8 @@ class Trainer:
         )
         self.history: list[EpochReport] = []
         self.best: dict[str, Tensor] = {}
-        self.best_value, self.best_epoch = -math.inf, 0
+        self.metric = metric(recipe.training.metric)
+        self.best_value, self.best_epoch = -math.inf * self.metric.sign, 0
 
     @property
     def epochs_done(self) -> int:
@@ -150,10 +152,10 @@ class Trainer:
     ) -> EpochReport:
         """Close the epoch whose weights the model now has: best so far, plateau, history."""
         number = self.epochs_done
-        value = valid[self.recipe.training.metric]
+        value, sign = valid[self.metric.name], self.metric.sign
         if not math.isfinite(value):
             raise Diverged(number + 1, "the validation metric")
-        is_best = value > self.best_value
+        is_best = sign * value > sign * self.best_value
         if is_best:
             self.best_value, self.best_epoch = value, number + 1
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
@@ -166,7 +168,7 @@ class Trainer:
             loading_seconds=loading_seconds,
             is_best=is_best,
         )
-        self.plateau.update(value)
+        self.plateau.update(sign * value)
         self.history.append(report)
         return report
 
@@ -278,7 +280,10 @@ class Trainer:
 
 @dataclass
 class Plateau:
-    """Reduce-on-plateau as a small value: multiply the rate by `factor` after `patience` epochs without progress."""
+    """Reduce-on-plateau as a small value: multiply the rate by `factor` after `patience` epochs without progress.
+
+    What it is told is larger where it is better.
+    """
 
     factor: float
     patience: int

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mer.commandline import add_allow_outside
+
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
@@ -19,6 +21,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--corpus", metavar="NAME", help="which corpus, where the run has several")
     parser.add_argument("--no-transcripts", action="store_true", help="keep licensed text out of what is written")
     parser.add_argument("--no-models", action="store_true", help="do not copy the models")
+    add_allow_outside(parser)
     parser.set_defaults(func=run_analysis)
 
 
@@ -32,6 +35,7 @@ def run_analysis(args: argparse.Namespace) -> int:
         corpus=args.corpus,
         transcripts=not args.no_transcripts,
         models=not args.no_models,
+        allow_outside=args.allow_outside,
         say=print,
     )
     print(f"analysis: {out}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +17,30 @@ from mer.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from experiments.results.snapshot import Snapshot
     from mer.checkpoint import Checkpoint
     from mer.data.corpus import Corpus, CorpusInfo, Utterance
     from mer.streams import Streams
 
 
 def collect(
-    run: Path, *, data: str | None = None, corpus: str | None = None, transcripts: bool = True
+    run: Path,
+    *,
+    data: str | None = None,
+    corpus: str | None = None,
+    transcripts: bool = True,
+    allow_outside: Collection[str] = (),
 ) -> list[Variant]:
     """One variant per cell that has a checkpoint, in the order of the space.
 
     run     the space's folder beside the ledger: `results/fusion_pipeline`
     data    the corpus's folder, where it is not where the run found it
     corpus  which one, where the run has several
+    allow_outside  levels from outside that its models may name
     """
     import pandas as pd
+
+    from experiments.results.ledger import Ledger
 
     described = _read_space(run)
     name = _one_corpus(described, corpus)
@@ -49,13 +58,15 @@ def collect(
             expected=f"checkpoints in {checkpoints}",
             hint="A run keeps the confirmed models unless its space says `keep: none`.",
         )
-    opened = _open_corpus(described, name, data)
+    opened, recorded = _open_corpus(described, name, data), Ledger(str(run.parent)).refresh()
     labels = variant_names([cell for cell in described["cells"] if cell["corpus"] == name and not cell["skip"]])
     variants = []
     for cell in described["cells"]:
         rows = done[done["cell"] == cell["name"]]
         if cell["corpus"] == name and len(rows):
-            found = _variant(run, described, cell, labels[cell["name"]], rows, epochs, opened, transcripts)
+            found = _variant(
+                run, described, cell, labels[cell["name"]], rows, epochs, opened, transcripts, recorded, allow_outside
+            )
             variants.append(found)
     return variants
 
@@ -142,16 +153,24 @@ def _variant(
     epochs: pd.DataFrame,
     corpus: Corpus,
     transcripts: bool,
+    recorded: Snapshot,
+    allow_outside: Collection[str],
 ) -> Variant:
+    from mer import metrics
     from mer.checkpoint import load_checkpoint
     from mer.data.folds import folds
     from mer.streams import streams
 
     metric = described["metric"]
     # Chosen on validation: the test split has no say in which study's model is shown.
-    chosen = rows.sort_values([f"valid_{metric}", "study"], ascending=[described["direction"] == "min", True]).iloc[0]
+    chosen = rows.sort_values(
+        [f"valid_{metric}", "study"], ascending=[not metrics.metric(metric).higher_is_better, True]
+    ).iloc[0]
     study, fold_number = int(chosen["study"]), int(chosen["fold"])
-    checkpoint = load_checkpoint(run.parent / "checkpoints" / str(chosen["trial"]))
+    trial = str(chosen["trial"])
+    checkpoint = load_checkpoint(
+        run.parent / "checkpoints" / trial, digests=recorded.models(trial), allow_outside=allow_outside
+    )
     seeds = streams(described["root_seed"], cell["corpus"], study, fold_number, "confirm", checkpoint.recipe.replica)
     by = described["folds"]["by"]
     fold = folds(corpus, by, described["folds"]["count"])[fold_number] if by else None

@@ -12,6 +12,7 @@ from experiments.analysis.calibration import Calibration
 from experiments.analysis.separability import Separation, sample
 from experiments.analysis.variant import FloatArray, SplitView, Variant
 from mer.files import make_folder, share
+from mer.metrics import metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,12 +68,12 @@ def training_curves(variant: Variant) -> Figure:
         right.plot(curve.epochs, 100 * curve.valid, color=COLOURS[1], label=label, **look)
     chosen = next((curve for curve in variant.curves if curve.study == variant.study), None)
     if chosen is not None and len(chosen.valid):
-        best = int(np.argmax(chosen.valid))
+        best = int(np.argmax(metric(variant.metric).sign * chosen.valid))
         right.plot(
             chosen.epochs[best], 100 * chosen.valid[best], "o", color=COLOURS[1], markersize=5, label="best epoch"
         )
     left.set(xlabel="epoch", ylabel="training loss", title="Training")
-    right.set(xlabel="epoch", ylabel=f"{metric_name(variant.metric)} (%)", title="Validation")
+    right.set(xlabel="epoch", ylabel=f"{metric(variant.metric).printed} (%)", title="Validation")
     right.legend(frameon=False)
     figure.suptitle(f"{variant.name}: {len(variant.curves)} studies ({variant.caption})", fontsize=9)
     return figure
@@ -181,12 +182,12 @@ def comparison(names: Sequence[str], values: Mapping[str, Sequence[Sequence[floa
     figure = new_figure(6.75, height)
     axes = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
     positions = np.arange(len(names))
-    for axis, (metric, per_variant) in zip(axes, values.items(), strict=True):
+    for axis, (name, per_variant) in zip(axes, values.items(), strict=True):
         for position, studies in zip(positions, per_variant, strict=True):
             shown = 100 * np.asarray(studies)
             axis.plot(shown, np.full(len(shown), position), "o", color=COLOURS[0], alpha=0.4, markersize=3.5)
             axis.plot([shown.mean()], [position], "|", color="black", markersize=14, markeredgewidth=1.6)
-        axis.set_title(metric_name(metric))
+        axis.set_title(metric(name).printed)
         axis.set_xlabel("test, %")
         axis.grid(axis="x", linewidth=0.3)
     axes[0].set_yticks(positions, names)
@@ -231,8 +232,3 @@ def gates(name: str, values: dict[str, FloatArray], view: SplitView, labels: Seq
     axes[0].set_ylabel("weight")
     figure.suptitle(f"{name}: weights per true class on test\n{caption}", fontsize=8)
     return figure
-
-
-def metric_name(metric: str) -> str:
-    names = {"wa": "Accuracy (WA)", "ua": "UA", "weighted_f1": "Weighted F1", "macro_f1": "Macro F1"}
-    return names.get(metric, metric)

@@ -8,7 +8,6 @@ import numpy as np
 
 from experiments.analysis.calibration import calibration
 from experiments.analysis.failures import Part, by_length, by_speaker, error_overlaps, error_pairs, never_right
-from experiments.analysis.figures import metric_name
 from experiments.analysis.variant import FloatArray, Variant
 from mer import metrics
 
@@ -90,7 +89,7 @@ def _score_table(heading: str, variants: Sequence[Variant], scores: Scores) -> l
     names = list(metrics.NAMES)
     width = max(len("variant"), *(len(variant.name) for variant in variants))
     lines = [heading, "-" * len(heading)]
-    lines.append(f"{'variant':{width}}" + "".join(f"{metric_name(name):>21}" for name in names))
+    lines.append(f"{'variant':{width}}" + "".join(f"{metrics.metric(name).printed:>21}" for name in names))
     for variant in variants:
         cells = [_mean_and_spread(scores.get(variant.name, {}).get(name, ())) for name in names]
         lines.append(f"{variant.name:{width}}" + "".join(f"{cell:>21}" for cell in cells))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ def analyze(
     corpus: str | None = None,
     transcripts: bool = True,
     models: bool = True,
+    allow_outside: Collection[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Analyse every trained variant of a run. Returns the folder it wrote into (default: the run's own).
@@ -42,9 +43,10 @@ def analyze(
 
     transcripts  False keeps every transcript out of what is written
     models       copy the model that stands for each variant
+    allow_outside  levels from outside that its models may name
     """
     out = out or run
-    variants = collect(run, data=data, corpus=corpus, transcripts=transcripts)
+    variants = collect(run, data=data, corpus=corpus, transcripts=transcripts, allow_outside=allow_outside)
     valid, test = study_scores(run, variants, "valid"), study_scores(run, variants, "test")
     for variant in variants:
         say(f"{variant.name}: {variant.caption}")

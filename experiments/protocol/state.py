@@ -28,6 +28,7 @@ from experiments.slots import Scalar, Slot, Stage, Status
 from experiments.space.plan import Group, Plan
 from experiments.space.sampling import Told, known_before
 from experiments.space.units import units
+from mer.metrics import metric
 
 
 class Phase(Enum):
@@ -234,7 +235,7 @@ class State:
         if slot.stage is Stage.TUNE:
             if group not in self._races:
                 draws = plan.draws(group)
-                sign = 1.0 if plan.direction == "max" else -1.0
+                sign = metric(plan.metric).sign
                 exempt = [plan.exempt(draw) for draw in draws]
                 self._races[group] = Race(draws, exempt, plan.rungs(cell), plan.tuning.eta, sign)
             if known_before(plan.tuning, slot.draw) == 0:

@@ -65,7 +65,7 @@ class Claim:
 
 def evaluate(run: Run, contrast: Contrast, counts: Counts, family: int) -> Claim:
     """Everything about a contrast but the correction and the words, which need its family."""
-    level, higher = run.spec.level, run.spec.higher_is_better
+    level, higher = run.spec.level, run.higher_is_better(contrast.metric)
     missing = [cell for cell in contrast.weights if cell not in run.cells(contrast.corpus)]
     values = weighted(run, contrast) if not missing else np.empty(0)
     planned = run.by_study(contrast.corpus, contrast.metric, contrast.condition).shape[1]
@@ -220,7 +220,7 @@ def _worded_difference(claim: Claim, c: Comparison, run: Run, where: str, mean: 
     contrast, (first, second) = claim.contrast, claim.sides
     plain = bool(first and second)
     if _significant(claim, run):
-        good = (mean > 0) == run.spec.higher_is_better
+        good = (mean > 0) == run.higher_is_better(contrast.metric)
         size = points(abs(mean), run.scale)
         verb = "beats" if good else "is worse than"
         text = f"{first} {verb} {second}{where} by {size}"

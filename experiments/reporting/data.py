@@ -8,6 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from experiments.reporting.prose import checklist, protocol, provenance, warnings
+from mer.metrics import metric
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -56,7 +57,7 @@ def document(run: Run, figures: list[dict[str, str]]) -> dict[str, Any]:
         "format": FORMAT,
         "space": run.spec.name,
         "metric": run.spec.metric,
-        "direction": run.spec.direction,
+        "direction": metric(run.spec.metric).direction,
         "accounting": counts.to_dict("records"),
         "warnings": warnings(run),
         "claims": run.claims,

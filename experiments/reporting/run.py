@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from experiments.reporting.levels import named_level, show_level
-from experiments.reporting.spec import METRIC_NAMES, Spec, read_spec
+from experiments.reporting.spec import Spec, read_spec
 from experiments.reporting.statistics.paired import Comparison, compare
 from mer.errors import UserError, unknown
+from mer.metrics import metric as metric_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -374,12 +375,14 @@ class Run:
         if pair.shape[1] == 0:
             raise UserError("the two cells have no study in common", hint="See the accounting of the run.")
         first, second = pair.to_numpy()
-        return self.paired(*pair.index, first, second, test=test)
+        return self.paired(*pair.index, first, second, test=test, metric=metric)
 
-    def paired(self, a: str, b: str, first: Floats, second: Floats, test: str = "paired_t") -> Comparison:
+    def paired(
+        self, a: str, b: str, first: Floats, second: Floats, test: str = "paired_t", metric: str | None = None
+    ) -> Comparison:
         """Scores of a cell minus those of another, in the same studies. One set of imported predictions that stands in
         every study gets no p: how much that system varies is not known."""
-        level, higher = self.spec.level, self.spec.higher_is_better
+        level, higher = self.spec.level, self.higher_is_better(metric)
         found = compare(first, second, test=test, level=level, higher_is_better=higher)
         return replace(found, p=None) if {a, b} & self.single else found
 
@@ -413,12 +416,15 @@ class Run:
 
     @property
     def scale(self) -> float:
-        """Scores of the known metrics are shown in per cent."""
-        return 100.0 if self.spec.metric in METRIC_NAMES else 1.0
+        """What scores are multiplied by where they are shown."""
+        return metric_of(self.spec.metric).scale
 
     def metric_name(self, metric: str | None = None) -> str:
-        metric = metric or self.spec.metric
-        return METRIC_NAMES.get(metric, metric)
+        return metric_of(metric or self.spec.metric).printed
+
+    def higher_is_better(self, metric: str | None = None) -> bool:
+        """Of the run's metric, or of another."""
+        return metric_of(metric or self.spec.metric).higher_is_better
 
 
 def load_run(path: str | Path) -> Run:

@@ -139,7 +139,7 @@ def pruning_effect(run: Run) -> PruningEffect | None:
     metric = f"valid_{run.spec.metric}"
     if d.empty or tune.empty or "exempt" not in tune.columns or not (tune["status"] == "pruned").any():
         return None
-    sign = 1 if run.spec.higher_is_better else -1
+    sign = 1 if run.higher_is_better() else -1
     exempt = tune[tune["exempt"].fillna(False).astype(bool) & (tune["status"] == "complete")]
     judged = d[d["rung"].notna() & d["value"].notna()].merge(
         exempt[[*GROUP, "draw", metric]], on=[*GROUP, "draw"], how="inner"
@@ -182,5 +182,5 @@ def expected(run: Run, corpus: str, cell: str) -> np.ndarray | None:
     for _, group in part[part["status"] == "complete"].groupby(["study", "fold"], sort=True):
         values = group[f"valid_{run.spec.metric}"].dropna()
         if len(values) == run.draws_each:
-            curves.append(expected_best(values.tolist(), run.spec.higher_is_better))
+            curves.append(expected_best(values.tolist(), run.higher_is_better()))
     return np.mean(curves, axis=0) if curves else None

@@ -14,19 +14,6 @@ from mer.errors import UserError
 
 SCOPES = ("this test set", "new dialogues", "new speakers", "new corpora")
 
-METRIC_NAMES = {
-    "wa": "WA",
-    "ua": "UA",
-    "weighted_f1": "weighted F1",
-    "macro_f1": "macro F1",
-}
-METRIC_MEANINGS = {
-    "wa": "WA: accuracy",
-    "ua": "UA: recall averaged over classes",
-    "weighted_f1": "weighted F1: F1 averaged over classes by their size",
-    "macro_f1": "macro F1: F1 averaged over classes, each alike",
-}
-
 
 @dataclass(frozen=True)
 class Condition:
@@ -83,7 +70,6 @@ class Spec:
 
     name: str
     metric: str = "ua"
-    direction: str = "max"
     factors: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = (Condition("complete"),)
@@ -110,10 +96,6 @@ class Spec:
     marks: tuple[str, ...] = ()
     """What was changed after the first results."""
     document: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self.direction != "min"
 
     @property
     def level(self) -> float:
@@ -171,7 +153,6 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
     return Spec(
         name=str(document.get("space", "run")),
         metric=str(document.get("metric", "ua")),
-        direction=str(document.get("direction", "max")),
         factors={str(k): tuple(v) for k, v in (document.get("factors") or {}).items()},
         baseline=dict(document.get("baseline") or {}),
         conditions=conditions,

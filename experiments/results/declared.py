@@ -12,7 +12,7 @@ claims: `experiments.results.standing`.
 `space.yaml` is the space as run, with how its claims stand:
 
     format, space, options, document    what the user wrote, includes merged
-    metric, direction, baseline, factors, studies, folds, resplit, root_seed, alpha, tuning, resources, keep
+    metric, baseline, factors, studies, folds, resplit, root_seed, alpha, tuning, resources, keep
     conditions, corpora, cells          each cell: corpus, name, levels, skip, tuning, hypers, recipe
     contrasts                           each with all its fields, `declared` (time) and `post_hoc`
     declared                            metric: {declared, post_hoc}; first_result: time or null;
@@ -319,7 +319,6 @@ def plan_data(plan: Plan) -> dict[str, Any]:
             "space": plan.space,
             "options": plan.options,
             "metric": plan.metric,
-            "direction": plan.direction,
             "studies": plan.studies,
             "folds": dataclasses.asdict(plan.folds),
             "resplit": plan.resplit,
@@ -422,7 +421,6 @@ def space_document(plan: Plan, found: Standing, first_result: str | None) -> dic
             "space": plan.space,
             "options": plan.options,
             "metric": plan.metric,
-            "direction": plan.direction,
             "baseline": plan.baseline,
             "factors": plan.factors,
             "studies": plan.studies,

@@ -31,9 +31,6 @@ TRAINER = ("mer.training", "mer.evaluation")
 BUNDLE = ("mer.bundle.trainer",)
 """And those that a trial of a bundle runs besides."""
 
-TABLES = {"fusion": "mer.fusion", "pooling": "mer.pooling", "context": "mer.context"}
-"""Recipe field to the module that holds its table of levels; encoders have one each, from `mer.encoders`."""
-
 
 @dataclass(frozen=True, slots=True)
 class TrialKey:
@@ -93,24 +90,13 @@ def digest(text: str) -> str:
 
 
 def level_names(recipe: Recipe) -> tuple[tuple[str, str], ...]:
-    """The levels that a recipe names, each with the module that holds its table (none: only `module:attr` counts)."""
-    named = [("mer.encoders", encoder.name) for encoder in recipe.encoders.values()]
-    named += [(TABLES[kind], getattr(recipe, kind).name) for kind in TABLES]
-    named += [("", recipe.sampler.name), ("", recipe.loss.name)]
-    named += [("", config.protocol) for config in (recipe.missing.train, recipe.missing.valid) if config is not None]
-    return tuple(named)
+    """Kind and name of every level that a recipe names."""
+    return tuple((kind, name) for _, kind, name in recipe.named_levels())
 
 
 def level_targets(recipe: Recipe) -> tuple[str, ...]:
     """The `module:attr` of every level a recipe names, found without importing any of them."""
-    found = set()
-    for module, name in level_names(recipe):
-        if ":" in name:
-            found.add(name)
-        elif module:
-            target = levels.table(module).get(name)
-            if target is not None:
-                found.add(target)
+    found = {levels.table(levels.KINDS[kind][0]).get(name, name) for kind, name in level_names(recipe)}
     return tuple(sorted(found))
 
 

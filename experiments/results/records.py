@@ -80,7 +80,8 @@ class Provenance:
 class TrialRecord:
     """A finished attempt: everything that is known about it. Appended once, never changed.
 
-    `checkpoint` is a path below the results folder. `labels` gives the order of every prediction's probabilities.
+    `checkpoint` is a path below the results folder, `checkpoint_digest` that of the files there. `labels` gives the
+    order of every prediction's probabilities.
     """
 
     key: TrialKey
@@ -102,6 +103,7 @@ class TrialRecord:
     predictions: Sequence[PredictionRow] = ()
     labels: Sequence[str] = ()
     checkpoint: str | None = None
+    checkpoint_digest: str | None = None
     cost: Cost = Cost()
     provenance: Provenance = Provenance()
     random_weights: bool | None = None
@@ -162,6 +164,7 @@ class TrialRecord:
             "ended": self.ended,
             "labels": list(self.labels),
             "checkpoint": self.checkpoint,
+            "checkpoint_digest": self.checkpoint_digest,
             "curve": [_as_dict(row) for row in self.curve],
             "scores": [_as_dict(row) for row in self.scores],
             "predictions": [_as_dict(row) for row in self.predictions],

@@ -27,10 +27,11 @@ import pyarrow as pa
 
 from experiments.slots import Scalar
 from mer.errors import UserError
+from mer.metrics import NAMES
 
 VERSION = 3
 """Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`. 3: `declaration`
-of a trial."""
+of a trial, `checkpoint_digest` in the ledger."""
 
 
 class NewerSchema(UserError):
@@ -51,7 +52,7 @@ def check_version(schema: pa.Schema, where: str) -> None:
         )
 
 
-METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
+METRICS = NAMES
 """The metrics that every trial reports, in the order of their columns."""
 
 COMPLETE = "complete"
@@ -178,6 +179,7 @@ TRIAL_PART = _with_version(
         *(field for field in PROVENANCE if field.name not in ("code", "data")),
         pa.field("labels", pa.list_(pa.string())),
         pa.field("checkpoint", pa.string()),  # path below the results folder
+        pa.field("checkpoint_digest", pa.string()),  # of its files: `mer.files.sums_digest`
         pa.field("curve", pa.list_(EPOCH_ROW)),
         pa.field("scores", pa.list_(SCORE_ROW)),
         pa.field("predictions", pa.list_(PREDICTION_ROW)),

@@ -101,6 +101,11 @@ class Snapshot:
         done = self.table.filter(pc.equal(self.table["status"], Status.COMPLETE.value))
         return {trial: frozenset(rows) for trial, rows in _grouped(done, "scores", "condition").items()}
 
+    def models(self, trial: str) -> frozenset[str]:
+        """The digests of a trial's checkpoint on record, of any attempt: the last one to be written lies there."""
+        mine = self.table.filter(pc.equal(self.table["trial"], trial))
+        return frozenset(digest for digest in mine["checkpoint_digest"].to_pylist() if digest)
+
     def curves(self, metric: str) -> dict[str, tuple[float, ...]]:
         """Trial to its validation values after each epoch, by one metric."""
         return curves(self.effective, metric)

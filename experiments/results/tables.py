@@ -46,6 +46,7 @@ from experiments.results.snapshot import Snapshot
 from experiments.slots import Scalar, Slot, Stage, Status
 from experiments.space.plan import Plan
 from mer.faults import visit
+from mer.metrics import metric
 from mer.storage import Store, open_store
 
 
@@ -199,7 +200,7 @@ def _cut(row: dict[str, Any], rung: int, plan: Plan) -> dict[str, Any]:
     if "curve" not in row or (row.get("epochs") or 0) <= rung:
         return row
     valid = [entry for entry in row["curve"].as_py() if entry["split"] == "valid" and entry["epoch"] <= rung]
-    sign = 1.0 if plan.direction == "max" else -1.0
+    sign = metric(plan.metric).sign
     ranked = [(sign * entry["value"], -entry["epoch"]) for entry in valid if entry["metric"] == plan.metric]
     if not ranked:
         return row

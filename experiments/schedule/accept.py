@@ -8,7 +8,7 @@ only then is the new code's digest recorded as equal to the old one's.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from experiments.schedule.work import MakeWork, Spec, Work
 from experiments.slots import Slot, Stage, Status
 from experiments.space.plan import Condition, CorpusRef
 from mer.errors import UserError, unknown
-from mer.recipe import Recipe
+from mer.recipe import read_recipe
 from mer.streams import derive
 
 Row = dict[str, Any]
@@ -36,8 +36,11 @@ class Change:
     trials: tuple[str, ...]
 
 
-def changes(ledger: Ledger) -> list[Change]:
-    """Every pair of digests that differs between the ledger and the source as it is, complete trials only."""
+def changes(ledger: Ledger, allow_outside: Collection[str] = ()) -> list[Change]:
+    """Every pair of digests that differs between the ledger and the source as it is, complete trials only.
+
+    `allow_outside`: levels of none of this project's tables that the ledger may name (`mer.recipe.read_recipe`).
+    """
     equal = ledger.equal_code()
     found: dict[tuple[str, str], list[str]] = {}
     today: dict[str, str] = {}
@@ -45,7 +48,7 @@ def changes(ledger: Ledger) -> list[Change]:
         if row["status"] != Status.COMPLETE.value:
             continue
         if row["recipe"] not in today:
-            recipe = Recipe.model_validate(json.loads(row["recipe"]), strict=False)
+            recipe = read_recipe(row["recipe"], f"trial {row['trial']}", allow_outside)
             today[row["recipe"]] = identity.recipe_code(recipe)
         new = today[row["recipe"]]
         if resolve_equal(new, equal) != row["code"]:
@@ -54,7 +57,12 @@ def changes(ledger: Ledger) -> list[Change]:
 
 
 def accept(
-    ledger: Ledger, change: Change, corpora: Sequence[CorpusRef], make_work: MakeWork, sample: int = 3
+    ledger: Ledger,
+    change: Change,
+    corpora: Sequence[CorpusRef],
+    make_work: MakeWork,
+    sample: int = 3,
+    allow_outside: Collection[str] = (),
 ) -> list[str]:
     """Prove a change on a sample of its trials and record it. Returns the trials that proved it; raises otherwise."""
     order = sorted(change.trials, key=lambda trial: derive("accept", trial))
@@ -68,7 +76,8 @@ def accept(
     wanted = {other for trial in chosen for other in bundles.get(trial, (trial,))}
     rows = {row["trial"]: row for table in ledger.predictions(wanted) for row in table.to_pylist()}
     for trial in chosen:
-        difference = compare(trial, [rows[other] for other in bundles.get(trial, (trial,))], corpora, make_work)
+        members = [rows[other] for other in bundles.get(trial, (trial,))]
+        difference = compare(trial, [_spec(row, corpora, allow_outside) for row in members], members, make_work)
         if difference is not None:
             raise UserError(
                 f"the code is not equal: trial {trial} ({rows[trial]['cell']}) came out otherwise: {difference}",
@@ -95,8 +104,7 @@ def _bundles(ledger: Ledger) -> dict[str, tuple[str, ...]]:
     }
 
 
-def find_change(ledger: Ledger, old: str, new: str) -> Change:
-    known = changes(ledger)
+def find_change(known: Sequence[Change], old: str, new: str) -> Change:
     for change in known:
         if change.old.startswith(old) and change.new.startswith(new):
             return change
@@ -104,11 +112,10 @@ def find_change(ledger: Ledger, old: str, new: str) -> Change:
     raise unknown("pair of code digests", f"{old} {new}", pairs)
 
 
-def compare(trial: str, rows: Sequence[Row], corpora: Sequence[CorpusRef], make_work: MakeWork) -> str | None:
+def compare(trial: str, specs: Sequence[Spec], rows: Sequence[Row], make_work: MakeWork) -> str | None:
     """Train a recorded trial again, with the rest of its bundle if it has one; what differs, or None."""
-    specs = tuple(_spec(row, corpora) for row in rows)
     number = next(index for index, row in enumerate(rows) if row["trial"] == trial)
-    row, work = rows[number], make_work(specs)
+    row, work = rows[number], make_work(tuple(specs))
     try:
         recorded = [(r["epoch"], r["split"], r["metric"], r["value"]) for r in row["curve"]]
         curve = [(r.epoch, r.split, r.metric, r.value) for r in _trained(work, rows)[number]]
@@ -147,7 +154,7 @@ def _complete(rows: list[Row] | None) -> list[Row]:
     return [row for row in rows or () if row["condition"] == COMPLETE]
 
 
-def _spec(row: Row, corpora: Sequence[CorpusRef]) -> Spec:
+def _spec(row: Row, corpora: Sequence[CorpusRef], allow_outside: Collection[str]) -> Spec:
     corpus = next((ref for ref in corpora if ref.fingerprint == row["data"]), None)
     if corpus is None:
         names = ", ".join(f"{ref.name} ({ref.fingerprint[:8]})" for ref in corpora)
@@ -156,7 +163,7 @@ def _spec(row: Row, corpora: Sequence[CorpusRef]) -> Spec:
             f"which is not among {names or 'the corpora given'}",
             hint="Give its folder with --data. Trials on resplits or folds cannot be used as proof.",
         )
-    recipe = Recipe.model_validate(json.loads(row["recipe"]), strict=False)
+    recipe = read_recipe(row["recipe"], f"trial {row['trial']}", allow_outside)
     conditions = tuple(dict.fromkeys(score["condition"] for score in _complete(row["scores"])))
     key = TrialKey(
         row["recipe_digest"], row["code"], row["data"], row["corpus"], row["study"], row["fold"], row["stage"],
@@ -171,7 +178,6 @@ def _spec(row: Row, corpora: Sequence[CorpusRef]) -> Spec:
         space=row["space"] or "",
         epochs=recipe.training.epochs,
         metric=recipe.training.metric,
-        direction="max",
         corpus=corpus,
         conditions=tuple(Condition(name) for name in conditions),
         keep="none",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mer.commandline import add_allow_outside
+
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
@@ -21,6 +23,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--results", default="results", help="results folder or address")
     parser.add_argument("--data", action="append", default=[], help="corpus folder or name; default: demo")
     parser.add_argument("--sample", type=int, default=3, help="trials to train again for each pair")
+    add_allow_outside(parser)
     parser.set_defaults(func=run)
 
 
@@ -31,16 +34,17 @@ def run(args: argparse.Namespace) -> int:
 
     ledger = Ledger(args.results)
     if not args.all and not (args.old and args.new):
-        found = changes(ledger)
+        found = changes(ledger, args.allow_outside)
         for change in found:
             print(f"{change.old} {change.new}  {len(change.trials)} trials")
         print("Accept a pair with `mer accept-code OLD NEW`." if found else "All recorded code is today's.")
         return 0
     from experiments.schedule.training_work import make_training_work
 
-    chosen = changes(ledger) if args.all else [find_change(ledger, args.old, args.new)]
+    known = changes(ledger, args.allow_outside)
+    chosen = known if args.all else [find_change(known, args.old, args.new)]
     corpora = [open_named_corpus(name) for name in args.data or ["demo"]]
     for change in chosen:
-        proof = accept(ledger, change, corpora, make_training_work, args.sample)
+        proof = accept(ledger, change, corpora, make_training_work, args.sample, args.allow_outside)
         print(f"{change.old} = {change.new}: {len(change.trials)} trials count again (proven on {', '.join(proof)})")
     return 0

@@ -14,6 +14,7 @@ from experiments.results.records import EpochRow, PredictionRow, ScoreRow
 from experiments.results.schema import METRICS
 from experiments.schedule.work import Epoch, Finished, Spec
 from experiments.slots import Stage
+from mer.metrics import metric
 from mer.streams import derive
 
 
@@ -74,7 +75,7 @@ class FakeWork:
         values.append(value)
         self.ended[member] = number >= spec.epochs
         rows = [EpochRow(number, "train", "loss", round(1 - value, 12))]
-        return Epoch([*rows, *(EpochRow(number, "valid", metric, value) for metric in METRICS)])
+        return Epoch([*rows, *(EpochRow(number, "valid", name, value) for name in METRICS)])
 
     def _fault(self, kind: str | None) -> bool:
         """Do what a fault does; True: lose the numbers."""
@@ -90,14 +91,15 @@ class FakeWork:
 
     def finish(self, member: int) -> Finished:
         spec, history = self.specs[member], self.history[member]
-        best = max(range(len(history)), key=lambda index: (history[index], -index))
+        sign = metric(spec.metric).sign
+        best = max(range(len(history)), key=lambda index: (sign * history[index], -index))
         valid = dict.fromkeys(METRICS, history[best])
         scores: list[ScoreRow] = []
         predictions: list[PredictionRow] = []
         if spec.slot.stage is Stage.CONFIRM:
             for condition in spec.conditions:
                 value = round(history[best] - 0.1 * unit("drop", condition.name), 12)
-                scores += [ScoreRow(condition.name, metric, value, self.utterances) for metric in METRICS]
+                scores += [ScoreRow(condition.name, name, value, self.utterances) for name in METRICS]
                 for number in range(self.utterances):
                     sure = round(unit("p", spec.trial, condition.name, number), 6)
                     predictions.append(

@@ -15,6 +15,7 @@ from experiments.results.schema import METRICS
 from experiments.schedule.states import Part, Saved
 from experiments.schedule.work import Finished, Member, Order, Spec, Work
 from experiments.slots import Status
+from mer.metrics import metric
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Meter:
 
 def so_far(rows: Sequence[EpochRow], spec: Spec) -> Finished:
     """The best epoch among the rows there are, by the selection metric; the earliest of equals."""
-    sign = 1.0 if spec.direction == "max" else -1.0
+    sign = metric(spec.metric).sign
     values = [(sign * row.value, -row.epoch) for row in rows if (row.split, row.metric) == ("valid", spec.metric)]
     if not values:
         return Finished({}, 0)
@@ -114,6 +115,7 @@ class Verdict:
     value: float | None = None
     cutoff: float | None = None
     checkpoint: str | None = None
+    checkpoint_digest: str | None = None
 
 
 class Nothing:

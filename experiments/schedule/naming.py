@@ -8,6 +8,7 @@ from experiments.protocol.actions import Unit
 from experiments.results.identity import Identifier, TrialKey, canonical, digest, recipe_text
 from experiments.slots import Cell, Scalar, Slot, Stage
 from experiments.space.plan import Condition, Plan
+from mer.metrics import metric
 from mer.recipe import Bundle, Recipe
 
 
@@ -87,7 +88,7 @@ class Names:
             return []
         exempt = [plan.exempt(slot) for slot in unit.slots]
         judges = [[*self._member(slot, params), plan.exempt(slot)] for slot, params in unit.judges]
-        return [rungs, plan.tuning.eta, plan.metric, plan.direction, exempt, judges]
+        return [rungs, plan.tuning.eta, plan.metric, metric(plan.metric).direction, exempt, judges]
 
     def _split(self, slot: Slot) -> str:
         """How the corpus is cut, where it is not by its own splits: part of what the data are."""

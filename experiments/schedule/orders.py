@@ -59,7 +59,6 @@ class Orders:
             space=plan.space,
             epochs=plan.epochs(plan.cell_of(slot)),
             metric=plan.metric,
-            direction=plan.direction,
             corpus=plan.corpora[slot.corpus],
             folds=plan.folds,
             resplit=plan.resplit,

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from experiments.schedule.session import Session
 from experiments.slots import Status
+from mer.metrics import metric
 
 LINE_EVERY_S = 30.0
 PAGE_EVERY_S = 1.0
@@ -127,8 +128,8 @@ def best_cells(session: Session, most: int = 8) -> list[tuple[str, str, int, flo
     for (corpus, cell), studies in session.tally.tests.items():
         values = [fmean(folds) for _, folds in sorted(studies.items())]
         rows.append((corpus, cell, len(values), *interval(values)))
-    sign = -1.0 if session.plan.direction == "max" else 1.0
-    return sorted(rows, key=lambda row: (row[0], sign * row[3]))[:most]
+    sign = metric(session.plan.metric).sign
+    return sorted(rows, key=lambda row: (row[0], -sign * row[3]))[:most]
 
 
 def page(session: Session, workers: Mapping[str, At]) -> Any:

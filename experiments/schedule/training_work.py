@@ -6,7 +6,6 @@ A worker process keeps what trials share and nothing that a trial can change: se
 from __future__ import annotations
 
 import io
-import json
 import resource
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from mer.data.loading import SplitData
 from mer.data.missing import availability
 from mer.evaluation import predict
 from mer.model import Model
-from mer.recipe import MissingConfig, Recipe
+from mer.recipe import MissingConfig, read_recipe
 from mer.streams import streams
 from mer.training import EpochReport, Trainer
 
@@ -42,7 +41,7 @@ class TrainingWork:
 
     def __init__(self, specs: tuple[Spec, ...]) -> None:
         self.specs = specs
-        self.recipes = [Recipe.model_validate(json.loads(spec.recipe), strict=False) for spec in specs]
+        self.recipes = [read_recipe(spec.recipe, f"trial {spec.trial}", allow_outside=None) for spec in specs]
         self.corpus = splits.corpus_of(specs[0].corpus)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         seeds, data = [], []

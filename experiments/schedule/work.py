@@ -33,7 +33,6 @@ class Spec:
     space: str
     epochs: int
     metric: str
-    direction: str
     corpus: CorpusRef
     folds: Folds = field(default_factory=Folds)
     resplit: bool = False

@@ -31,6 +31,7 @@ from experiments.schedule.work import Do, Ended, Epoch, Finished, MakeWork, Orde
 from experiments.slots import Stage, Status
 from mer.errors import UnfitMachine, UserError
 from mer.faults import visit
+from mer.files import sums_digest
 from mer.storage import LocalStore
 
 SAVE_EVERY_S = 10.0
@@ -207,12 +208,12 @@ class Worker:
             if not all(map(math.isfinite, numbers)):
                 lost = "a score of the finished model is not a number"
                 return Verdict(number, Status.DIVERGED, lost, so_far(held.parts[number].rows, spec))
-            checkpoint = None
+            checkpoint = digest = None
             if spec.slot.stage is Stage.CONFIRM and spec.keep != "none":
                 visit("checkpoint.before")
-                checkpoint = self._checkpoint(held, number)
+                checkpoint, digest = self._checkpoint(held, number)
                 visit("checkpoint.after")
-            return Verdict(number, Status.COMPLETE, None, finished, checkpoint=checkpoint)
+            return Verdict(number, Status.COMPLETE, None, finished, checkpoint=checkpoint, checkpoint_digest=digest)
         except Exception as error:
             if len(held.members) == 1 or isinstance(error, UserError):
                 raise
@@ -237,21 +238,22 @@ class Worker:
         self._drop(held)
         return Outcome(order, Ended.COMMITTED, results)
 
-    def _checkpoint(self, held: Held, number: int) -> str:
+    def _checkpoint(self, held: Held, number: int) -> tuple[str, str | None]:
+        """Write a member's model; its path below the results folder, and the digest of what was written."""
         spec = held.members[number].spec
         name = f"checkpoints/{spec.trial}"
         if isinstance(self.store, LocalStore):
             held.work.save_checkpoint(number, self.store.folder / name, spec.keep)
-            return name
+            return name, sums_digest(self.store.folder / name)
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
         try:
             held.work.save_checkpoint(number, folder / "model", spec.keep)
             for file in sorted((folder / "model").rglob("*")):
                 if file.is_file():
                     self.store.put(f"{name}/{file.relative_to(folder / 'model').as_posix()}", file.read_bytes())
+            return name, sums_digest(folder / "model")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return name
 
     def _commit(self, held: Held, order: Order, verdicts: Iterable[Verdict]) -> list[Verdict]:
         """Write members' ends into the ledger, all in one part; returns what was written."""
@@ -287,6 +289,7 @@ class Worker:
             predictions=done.predictions,
             labels=done.labels,
             checkpoint=verdict.checkpoint,
+            checkpoint_digest=verdict.checkpoint_digest,
             cost=Cost(part.wall_s, part.device_s, part.epochs, held.peak_memory_mb, part.energy_j),
             provenance=provenance.here(),
             random_weights=done.random_weights,

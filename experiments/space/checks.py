@@ -12,6 +12,7 @@ from experiments.space.plan import CorpusRef
 from mer import levels
 from mer.encoders import WITHOUT_WEIGHTS
 from mer.errors import UserError
+from mer.recipe import Recipe
 
 if TYPE_CHECKING:
     from mer.data.corpus import Utterance
@@ -113,12 +114,12 @@ def apply_weights(recipe: dict[str, Any], weights: str, corpus: CorpusRef) -> li
     return random
 
 
-def outside_levels(recipe: Mapping[str, Any]) -> list[str]:
-    """Levels that a recipe takes from outside this project (`mylab.gate:DeepGate`)."""
-    names = [recipe.get(field, {}).get("name", "") for field in ("fusion", "pooling", "context", "loss", "sampler")]
-    names += [encoder["name"] for encoder in recipe["encoders"].values()]
-    names += [(config or {}).get("protocol", "") for config in recipe.get("missing", {}).values()]
-    return [name for name in names if ":" in name]
+def outside_levels(recipe: Recipe) -> list[str]:
+    """Levels that a recipe takes from outside this project (`mylab.gate:DeepGate`), each of its kind or refused."""
+    outside = [(kind, name) for _, kind, name in recipe.named_levels() if ":" in name]
+    for kind, name in outside:
+        levels.target({}, name, kind)
+    return [name for _, name in outside]
 
 
 def fold_count(by: str, count: int | None, corpora: list[CorpusRef]) -> int:

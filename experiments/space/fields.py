@@ -12,15 +12,10 @@ from mer import levels
 from mer.errors import UserError, nearest
 from mer.recipe import LevelConfig, Recipe
 
-LEVEL_TABLES = {
-    "fusion": "mer.fusion",
-    "pooling": "mer.pooling",
-    "context": "mer.context",
-    "encoders": "mer.encoders",
-}
+LEVEL_TABLES = {kind: levels.KINDS[kind][0] for kind in ("fusion", "pooling", "context")} | {"encoders": "mer.encoders"}
 """Recipe field to the module whose `LEVELS` names what may stand there."""
 
-SECTION_TABLES = {"sampler": "mer.data.sampling", "loss": "mer.losses"}
+SECTION_TABLES = {kind: levels.KINDS[kind][0] for kind in ("sampler", "loss")}
 """Section of the recipe to the module whose `LEVELS` says what its `name` may be."""
 
 OWN_KEYS = frozenset({"weights", "checkpoint", "revision", "train", "last_k"})
@@ -38,11 +33,7 @@ def level_table(field: str) -> Mapping[str, str]:
 
 def all_levels() -> dict[str, Mapping[str, str]]:
     """Kind of level to its table, in the order in which an utterance meets them."""
-    modules = {
-        "encoder": "encoders", "fusion": "fusion", "pooling": "pooling", "context": "context",
-        **SECTION_TABLES, "missing": "mer.data.missing",
-    }  # fmt: skip
-    return {kind: level_table(module) for kind, module in modules.items()}
+    return {kind: levels.table(module) for kind, (module, _) in levels.KINDS.items()}
 
 
 @functools.cache

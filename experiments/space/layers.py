@@ -87,7 +87,18 @@ def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
             sources = {known: line for known, line in sources.items() if not known.startswith(f"{path}.")}
             sources[path] = where
             _set(data, path, value, where)
+        _keep_order(data, layer)
     return data, sources
+
+
+def _keep_order(data: dict[str, Any], layer: Layer) -> None:
+    """A layer that takes encoders away or adds some leaves the others in their order; what it adds comes last."""
+    order, encoders = data.get("modalities"), data.get("encoders")
+    if not isinstance(order, list) or not isinstance(encoders, dict) or "modalities" in layer.values:
+        return
+    if any(path.split(".")[0] == "encoders" for path in layer.values):
+        kept = [name for name in order if name in encoders]
+        data["modalities"] = [*kept, *(name for name in encoders if name not in kept)]
 
 
 def _set(data: dict[str, Any], path: str, value: Any, where: str) -> None:

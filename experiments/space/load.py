@@ -125,7 +125,6 @@ class _Planner:
             baseline=self.baseline,
             factors={name: factor.labels for name, factor in self.factors.items()},
             metric=space.metric,
-            direction=space.direction,
             resources=Resources(space.resources.cpus, None if gpus == "auto" else gpus, space.resources.memory),
             limits=Limits(space.limits.time, space.limits.trials, space.limits.price_per_hour, space.limits.currency),
             keep=space.keep,
@@ -191,9 +190,9 @@ class _Planner:
         ) or checks.obstacle(data, corpus)
         for name in checks.apply_weights(data, self.space.weights, corpus):
             self.random_encoders[name] = None
-        for name in checks.outside_levels(data):
-            self.outside[name] = None
         recipe = validate(data, sources)
+        for name in checks.outside_levels(recipe):
+            self.outside[name] = None
         name = cell_name(levels, self.baseline, self.space.design)
         return Cell(
             corpus.name, name, levels, recipe.model_dump(mode="json"), sources, skip, self._tuning(levels, name)

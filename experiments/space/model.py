@@ -351,7 +351,6 @@ class Space(_Strict):
         default=Contrasts(), description="what is claimed; a list is short for `{compare: [...]}`"
     )
     metric: Metric = Field(default="ua", description="picks epochs and draws, and is the first column of every table")
-    direction: Literal["max", "min"] = Field(default="max", description="which end of the metric is the better one")
     resources: ResourcesModel = Field(default=ResourcesModel(), description="what one trial gets")
     limits: LimitsModel = Field(default=LimitsModel(), description="when a run ends although its plan is not done")
     keep: Literal["best", "all", "none"] = Field(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.slots import Cell, Scalar, Slot, Stage
 from experiments.space import units
 from experiments.space.hyper import Hyper, sobol_value
+from mer.metrics import metric
 from mer.streams import Streams, derive, streams
 
 if TYPE_CHECKING:
@@ -176,7 +177,6 @@ class Plan:
     baseline: Mapping[str, Scalar] = field(default_factory=dict)
     factors: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
     metric: str = "ua"
-    direction: str = "max"
     resources: Resources = Resources()
     limits: Limits = Limits()
     keep: str = "best"
@@ -331,7 +331,9 @@ class Plan:
         if self.tuning.sampler != "sobol" and slot.stage is Stage.TUNE:
             from experiments.space.sampling import propose
 
-            return propose(hypers, self.tuning, self._draw_seed(slot.study), slot.draw, history, self.direction)
+            return propose(
+                hypers, self.tuning, self._draw_seed(slot.study), slot.draw, history, metric(self.metric).direction
+            )
         seed = self._draw_seed(0 if self.tuning.once else slot.study)
         return {hyper.path: sobol_value(hyper, seed, max(slot.draw, 0)) for hyper in hypers}
 

@@ -16,6 +16,12 @@ def read_space(document: Document) -> Space:
     """A document as a space; every mistake with its line, all of them at once."""
     if not isinstance(document.data, dict):
         raise UserError("expected a mapping with corpora, base, factors, ...", where=document.where())
+    if "direction" in document.data:
+        raise UserError(
+            "a space says no direction any more",
+            where=document.where("direction"),
+            hint="Which end of a metric is the better one, the metric itself says: remove this line.",
+        )
     try:
         return Space.model_validate(document.data)
     except ValidationError as error:

@@ -46,12 +46,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _kind(target: str) -> str:
     """From the table that has the name, else from the base class."""
-    from mer import context, levels, losses, pooling
-    from mer.contracts.subjects import TABLES, find
-    from mer.data import sampling
-    from mer.encoders.base import Encoder
+    from mer import levels
+    from mer.contracts.subjects import TABLES
     from mer.errors import unknown
-    from mer.fusion import base
 
     tables = [kind for kind, table in TABLES.items() if target in table]
     if len(tables) == 1:
@@ -60,18 +57,9 @@ def _kind(target: str) -> str:
         raise UserError(f"{target!r} is a level of {' and of '.join(tables)}", expected="--kind to say which is meant")
     if ":" not in target:
         raise unknown("level", target, {name for table in TABLES.values() for name in table})
-    levels.declaration(target)
-    cls, _, _ = find(target, "fusion")
-    bases = {
-        "fusion": base.Fusion,
-        "pooling": pooling.Pooling,
-        "context": context.Context,
-        "loss": losses.ClassificationLoss,
-        "encoder": Encoder,
-        "sampler": sampling.Sampler,
-    }
-    for kind, parent in bases.items():
-        if issubclass(cls, parent):
+    extends = levels.declaration(target).extends
+    for kind, (_, base) in levels.KINDS.items():
+        if base in extends:
             return kind
     raise UserError(f"what is {target}? It extends none of ours", expected="--kind " + "|".join(KINDS))
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from mer.data.conditions import patterns
 from mer.errors import UserError, nearest
-from mer.levels import load
+from mer.levels import load, target
 from mer.recipe import MissingConfig
 from mer.streams import derive
 
@@ -379,7 +379,7 @@ def _check_names(given: Sequence[str] | dict[str, float], names: Sequence[str]) 
 
 def _from_outside(config: MissingConfig, ids: Sequence[str], names: Sequence[str], seed: int) -> Mask:
     """A protocol `module:attr`: a function (config, ids, modalities, seed) -> bool `[N, M]`."""
-    found = np.asarray(load(config.protocol)(config, ids, names, seed))
+    found = np.asarray(load(target(LEVELS, config.protocol, "missing"), "missing")(config, ids, names, seed))
     if found.shape != (len(ids), len(names)) or found.dtype != np.bool_:
         raise UserError(
             f"missing protocol {config.protocol} gave {found.dtype} of shape {found.shape}",

@@ -60,7 +60,7 @@ def make_sampler(config: SamplerConfig, info: SampleInfo, seed: int, by_dialogue
     >>> sorted(sorted(batch.tolist()) for batch in sampler.batches(epoch=0))
     [[0, 2], [1, 3]]
     """
-    found = load(target(LEVELS, config.name, "sampler"))
+    found = load(target(LEVELS, config.name, "sampler"), "sampler")
     sampler: Sampler = found(config, info, seed, by_dialogue)
     return sampler
 

@@ -57,7 +57,7 @@ def build_encoder(modality: str, config: EncoderConfig, info: CorpusInfo) -> Enc
 
     target = levels.target(LEVELS, config.name, "encoder")
     levels.check_parameters(target, config.params, "encoder")
-    kind: Any = levels.load(target)
+    kind: Any = levels.load(target, "encoder")
     encoder: Encoder = kind(modality, config, info, **config.params)
     return encoder
 

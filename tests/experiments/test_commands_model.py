@@ -37,7 +37,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_train_evaluate_predict(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "recipe.yaml", "--output", "models/m"]) == 0
-    assert sorted(path.name for path in (workplace / "models" / "m").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (workplace / "models" / "m").iterdir()) == [
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+    ]
     assert (workplace / "models" / "tensorboard" / "m").is_dir()
     capsys.readouterr()
     assert main(["evaluate", "models/m", "corpus", "--json"]) == 0
@@ -131,4 +135,49 @@ def test_a_damaged_checkpoint_is_named(workplace: Path, capsys: pytest.CaptureFi
     path = workplace / "models" / "m" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     assert main(["evaluate", "models/m", "corpus"]) == 2
-    assert "damaged checkpoint" in capsys.readouterr().err
+    assert "damaged: model.safetensors changed" in capsys.readouterr().err
+
+
+def test_a_model_whose_modalities_are_not_in_alphabetical_order_scores_as_it_did(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written with sorted keys, it came back with its modalities in another order: another model."""
+    (workplace / "two.yaml").write_text(
+        "corpus: demo\nseed: 3\nencoders: {text: words, audio: logmel}\nfusion: concat\npooling: cls\n"
+        "projection: {dim: 16}\noptimizer: {lr: 5e-3}\ntraining: {epochs: 2}\n"
+    )
+    assert main(["train", "two.yaml", "--output", "models/two"]) == 0
+    trained = json.loads((workplace / "models" / "two" / "config.json").read_text())["valid"]
+    capsys.readouterr()
+    assert main(["evaluate", "models/two", "demo", "--split", "valid", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["complete"] == trained
+
+
+@pytest.mark.parametrize("name", ["subprocess:call", "subprocess:Popen", "evil_gate:Gate"])
+@pytest.mark.parametrize("command", [["evaluate", "models/m", "corpus"], ["predict", "models/m", "--text", "vui"]])
+def test_a_model_from_elsewhere_runs_no_code(
+    name: str, command: list[str], workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mer.files import write_sums
+
+    (workplace / "evil_gate.py").write_text("open('ran', 'w')\n")
+    monkeypatch.syspath_prepend(str(workplace))
+    assert main(["train", "recipe.yaml", "--output", "models/m"]) == 0
+    folder = workplace / "models" / "m"
+    config = json.loads((folder / "config.json").read_text())
+    config["recipe"]["fusion"] = {"name": name}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_sums(folder, ("config.json", "model.safetensors"))
+    assert main(command) == 2
+    assert f"fusion names code from outside this project: {name!r}" in capsys.readouterr().err
+    assert main([*command, "--allow-outside", name]) == 2  # typed, and still no fusion
+    assert not (workplace / "ran").exists()
+
+
+def test_a_recipe_of_the_user_names_levels_of_their_kind(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (workplace / "recipe.yaml").read_text()
+    (workplace / "odd.yaml").write_text(text.replace("{name: none, layers: 0}", "subprocess:Popen"))
+    assert main(["train", "odd.yaml"]) == 2
+    assert "subprocess:Popen is not a fusion; expected a class that extends mer.fusion.base.Fusion" in (
+        capsys.readouterr().err
+    )

@@ -73,3 +73,14 @@ def test_bad_input_is_refused(labels: list[float], predictions: list[float], mes
 def test_probabilities_that_are_not_finite_are_refused() -> None:
     with pytest.raises(UserError, match="not finite"):
         metrics.ece([0], [[float("nan"), 1.0]])
+
+
+def test_every_metric_has_one_definition() -> None:
+    from typing import get_args
+
+    from mer.recipe import Metric
+
+    assert get_args(Metric) == metrics.NAMES == tuple(metrics.scores([0, 1], [0, 1], 2))
+    assert all(name == metric.name and metric.direction in ("max", "min") for name, metric in metrics.METRICS.items())
+    with pytest.raises(UserError, match="did you mean 'macro_f1'"):
+        metrics.metric("macro_f")

@@ -226,3 +226,32 @@ def test_the_optimizer_has_a_rate_for_encoders_one_for_the_head_and_decays_matri
         rate = {"encoders": 1e-5, "classifier": 1e-2}.get(name.split(".")[0], 1e-3)
         assert found[id(parameter)] == (rate, 0.1 if parameter.dim() >= 2 else 0.0), name
     assert {rate for rate, _ in found.values()} == {1e-5, 1e-3, 1e-2}
+
+
+def test_where_less_is_better_the_trainer_keeps_the_lowest(
+    tiny_corpus: Corpus, feature_store: FeatureStore, monkeypatch: pytest.MonkeyPatch, lower_is_better: Any
+) -> None:
+    """Best epoch, early stopping and plateau ask the metric which end is the better one."""
+    schedule = {"name": "plateau", "warmup": 0.0, "patience": 0}
+    recipe = make_recipe(training={"epochs": 6, "patience": 2, "metric": "ua"}, schedule=schedule)
+    trainer = make_trainer(tiny_corpus, feature_store, recipe)
+    assert trainer.best_value == math.inf
+    given = iter([0.5, 0.2, 0.4, 0.3, 0.1, 0.0])
+    epoch = trainer.conclude
+    monkeypatch.setattr(
+        trainer, "conclude", lambda loss, valid, *rest: epoch(loss, {**valid, "ua": next(given)}, *rest)
+    )
+    reports = list(trainer.run())
+    assert [report.is_best for report in reports] == [True, True, False, False]
+    assert (trainer.best_epoch, trainer.best_value) == (2, 0.2)
+    assert trainer.plateau.scale == 0.25
+
+
+def test_scores_of_a_metric_where_less_is_better_fall_in_training(
+    tiny_corpus: Corpus, feature_store: FeatureStore, lower_is_better: Any
+) -> None:
+    recipe = make_recipe(training={"epochs": 8, "metric": "ua"}, optimizer={"lr": 3e-2})
+    trainer = make_trainer(tiny_corpus, feature_store, recipe)
+    values = [report.valid["ua"] for report in trainer.run()]
+    assert trainer.best_value == min(values) < 1 / 2
+    assert trainer.best_epoch == values.index(min(values)) + 1

@@ -43,7 +43,7 @@ def cost_figure(run: Run, corpus: str) -> Figure | None:
     }
     if len(points) < 2:
         return None
-    front = pareto(points, run.spec.higher_is_better)
+    front = pareto(points, run.higher_is_better())
     style = looks(run, corpus, front, {cell: points[cell][1] for cell in front})
     figure, axes = canvas(COLUMN, 2.1)
     rest = [cell for cell in points if cell not in front]

@@ -27,7 +27,7 @@ def looks(run: Run, corpus: str, cells: Sequence[str], value: Mapping[str, float
     baseline = run.baseline.get(corpus)
     chosen = list(cells)
     if len(cells) > MOST:
-        ranked = sorted((c for c in cells if c in value), key=lambda c: value[c], reverse=run.spec.higher_is_better)
+        ranked = sorted((c for c in cells if c in value), key=lambda c: value[c], reverse=run.higher_is_better())
         keep = {baseline, *[c for c in ranked if c != baseline][: MOST - 2]}
         chosen = [c for c in cells if c in keep]
     found = {}

@@ -25,7 +25,7 @@ def _best_so_far(run: Run, corpus: str) -> dict[str, np.ndarray]:
     found = {}
     for cell, group in part.groupby("cell", sort=False):
         wide = group.pivot_table(index="draw", columns=["study", "fold"], values=column).sort_index()
-        values = wide.cummax() if run.spec.higher_is_better else wide.cummin()
+        values = wide.cummax() if run.higher_is_better() else wide.cummin()
         values = values.ffill().dropna()
         if len(values):
             found[str(cell)] = np.stack([values.index.to_numpy() + 1.0, values.mean(axis=1).to_numpy() * run.scale])

@@ -52,7 +52,7 @@ def chosen_on_validation(run: Run, corpus: str) -> str | None:
     if column not in part.columns or part[column].isna().all():
         return None
     means = part.groupby("cell", sort=False)[column].mean()
-    return str(means.idxmax() if run.spec.higher_is_better else means.idxmin())
+    return str(means.idxmax() if run.higher_is_better() else means.idxmin())
 
 
 def _row(run: Run, summary: Summary, cell: str, against: str | None, name: str, decimals: int) -> dict[str, Value]:
@@ -65,7 +65,7 @@ def _row(run: Run, summary: Summary, cell: str, against: str | None, name: str, 
     a, b = summary.scores[i], summary.scores[summary.cells.index(against)]
     both = ~np.isnan(a) & ~np.isnan(b)
     if both.any():
-        r = compare(a[both], b[both], level=run.spec.level)
+        r = compare(a[both], b[both], level=run.spec.level, higher_is_better=run.higher_is_better())
         row["delta"], row["interval"] = difference(r.mean, r.low, r.high, decimals, run.scale)
     return row
 

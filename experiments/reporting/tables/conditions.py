@@ -119,7 +119,7 @@ def conditions_table(run: Run, corpus: str) -> Table | None:
         first = ranked(run, corpus, run.by_study(corpus, None, name), name)
         apart = unlike(run, corpus, name)
         shown = [replace(v, mark="d") if cell in apart else v for cell, v in zip(cells, shown, strict=True)]
-        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better, first), strict=True):
+        for row, value in zip(rows, emphasise(shown, run.higher_is_better(), first), strict=True):
             row[name] = value
         columns.append(Column(name, shown_condition(run, corpus, name), "spread" if spread else "number", unit(run)))
     notes = [
@@ -159,7 +159,7 @@ def _areas(
     values = [score(m, decimals, run.scale, h) for (m, _, _), h in zip(intervals, halves, strict=True)]
     key = f"auc_{curve.family}"
     most = np.array([ranked(run, corpus, run.by_study(corpus, None, name), name) for name in curve.conditions]).all(0)
-    for row, value in zip(rows, emphasise(values, run.spec.higher_is_better, most.tolist()), strict=True):
+    for row, value in zip(rows, emphasise(values, run.higher_is_better(), most.tolist()), strict=True):
         row[key] = value
     group = f"curve ({curve.family})" if several else "curve"
     columns.append(Column(key, "AUC (%)" if run.scale == 100 else "AUC", "spread", group))

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from experiments.reporting.levels import show_level
 from experiments.reporting.numbers import count, decimals_for
 from experiments.reporting.rates import unlike
-from experiments.reporting.spec import METRIC_MEANINGS
 from experiments.reporting.statistics.best import with_the_best
 from experiments.reporting.statistics.corpora import FEWEST_CORPORA, Joint, random_effects
 from experiments.reporting.statistics.family import holm
@@ -31,6 +30,7 @@ from experiments.reporting.tables.model import (
     text,
 )
 from experiments.reporting.wording import family_sentence, interval_name, selection_rule, what_varies
+from mer.metrics import metric as metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ def inseparable(run: Run, summary: Summary) -> list[bool] | None:
     whole = ~np.isnan(scores).any(axis=1) & np.array([cell not in run.single for cell in summary.cells])
     if whole.sum() < 2:
         return None
-    kept = with_the_best(scores[whole], run.spec.level, run.spec.higher_is_better)
+    kept = with_the_best(scores[whole], run.spec.level, run.higher_is_better())
     if kept is None:
         return None
     found = np.zeros(len(scores), bool)
@@ -169,7 +169,7 @@ def main_table(run: Run, corpus: str) -> Table:
         for mean, half, mark in zip(summary.means, summary.halves, marks, strict=True)
     ]
     first = ranked(run, corpus, run.by_study(corpus))
-    values = emphasise(values, run.spec.higher_is_better, first)
+    values = emphasise(values, run.higher_is_better(), first)
     columns = [
         *factor_columns(run), Column("score", unit(run), "spread"), *(Column(m, unit(run, m)) for m in others),
         Column("n", "n"),
@@ -182,10 +182,10 @@ def main_table(run: Run, corpus: str) -> Table:
         decimals = min(summary.decimals, 2)
         for row, mean in zip(rows, means, strict=True):
             row[metric] = score(mean, decimals, run.scale)
-        best = emphasise([r[metric] for r in rows], run.spec.higher_is_better, first)
+        best = emphasise([r[metric] for r in rows], run.higher_is_better(metric), first)
         for row, value in zip(rows, best, strict=True):
             row[metric] = value
-    meanings = [METRIC_MEANINGS[m] for m in [run.spec.metric, *others] if m in METRIC_MEANINGS]
+    meanings = [f"{m.printed}: {m.meaning}" for m in map(metric_of, [run.spec.metric, *others]) if m.meaning]
     notes = [spread_note(run), Note(selection_rule(run))]
     if meanings:
         notes.insert(0, Note("; ".join(meanings) + "."))
@@ -308,7 +308,7 @@ def corpora_table(run: Run) -> Table | None:
             mark = (SAME if same and same[i] else "") + short[i]
             shown.append(score(summary.means[i], summary.decimals, run.scale, summary.halves[i], mark))
         may = [cell in place and first[place[cell]] for cell in names]
-        for row, value in zip(rows, emphasise(shown, run.spec.higher_is_better, may), strict=True):
+        for row, value in zip(rows, emphasise(shown, run.higher_is_better(), may), strict=True):
             row[corpus] = value
     columns = [*factor_columns(run), *(Column(c, c, "spread", unit(run)) for c in run.corpora)]
     notes = [spread_note(run), Note(selection_rule(run))]

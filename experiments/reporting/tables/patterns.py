@@ -67,7 +67,7 @@ def average_columns(run: Run, corpus: str, rows: list[dict[str, Value]], columns
             for mean, half in zip(summary.means, summary.halves, strict=True)
         ]
         first = ranked(run, corpus, average.by_study(run, corpus))
-        for row, value in zip(rows, emphasise(values, run.spec.higher_is_better, first), strict=True):
+        for row, value in zip(rows, emphasise(values, run.higher_is_better(), first), strict=True):
             row[average.key] = value
         columns.append(Column(average.key, average.header, "spread", unit(run)))
     return [average_note(found)] if found else []
@@ -109,7 +109,7 @@ def metrics_table(run: Run, corpus: str) -> Table | None:
                 for cell, mean in zip(frame.index, summary_of(run, frame).means, strict=True)
             ]
             first = ranked(run, corpus, frame, condition)
-            for row, value in zip(block, emphasise(values, run.spec.higher_is_better, first), strict=True):
+            for row, value in zip(block, emphasise(values, run.higher_is_better(metric), first), strict=True):
                 row[key] = value
         rows += block
     notes = [Note("Means over studies. Bold: best mean of a metric under a condition; underlined: second.")]

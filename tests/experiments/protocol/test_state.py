@@ -201,10 +201,8 @@ def test_nothing_completed_means_nothing_to_confirm(make_plan):
     assert state.finished
 
 
-def test_smaller_is_better_where_the_metric_says_so(make_plan):
-    import dataclasses
-
-    plan = dataclasses.replace(make_plan(cells=1, studies=1, draws=2, exempt=0.0), direction="min")
+def test_smaller_is_better_where_the_metric_says_so(make_plan, lower_is_better):
+    plan = make_plan(cells=1, studies=1, draws=2, exempt=0.0)
     state = replay(plan, [Fact(tune(0), (0.5,) * 9, Status.COMPLETE), Fact(tune(1), (0.6,))])
     stop = state.next_actions(0)[0]
     assert isinstance(stop, Stop)

@@ -304,7 +304,6 @@ def _space(world: World, levels: list[dict[str, Any]], conditions: list[dict[str
     return {
         "space": "made_up",
         "metric": "ua",
-        "direction": "max",
         "studies": world.studies,
         "folds": {"by": "session" if world.folds > 1 else None, "count": world.folds},
         "tuning": {

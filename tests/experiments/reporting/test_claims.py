@@ -259,3 +259,16 @@ def test_the_family_is_what_was_ever_declared_and_changes_are_said(make_run: Mak
     assert "Changed after the first results: alpha: 0.1 (declared: 0.05)." in said
     assert "families of their own: 4 contrasts, spaces: 1." in said
     assert "Holm-adjusted over 7 contrasts declared" in protocol(run)
+
+
+def test_where_less_is_better_a_larger_score_is_worse(make_run: MakeRun, lower_is_better: object) -> None:
+    run = make_run(effects={"fusion=tacfn": 0.06, "fusion=gated": -0.06}, studies=8)
+    assert verdicts(run)["tacfn vs concat"] == "worse"
+    assert verdicts(run)["gated vs concat"] == "better"
+    assert run.compare("gated", "concat").better == 1.0
+    table = run.tables["main"]
+    rows = {table.value(i, "fusion").text: table.value(i, "score") for i in range(len(table.rows))}
+    assert rows["gated"].bold
+    assert not rows["tacfn"].bold
+    assert rows["gated"].mark == "†"
+    assert "error" in table.title

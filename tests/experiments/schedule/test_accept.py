@@ -27,9 +27,9 @@ def test_proven_code_lets_recorded_trials_count_again(
     assert Session(plan, Ledger(str(tmp_path))).tally.before == 0
     (change,) = changes(ledger)
     assert (change.old, change.new) == ("the code of this test", "tidier code")
-    assert find_change(ledger, "the code", "tidier") == change
+    assert find_change(changes(ledger), "the code", "tidier") == change
     with pytest.raises(UserError, match="unknown pair of code digests"):
-        find_change(ledger, "x", "y")
+        find_change(changes(ledger), "x", "y")
     proof = accept(ledger, change, list(plan.corpora.values()), MakeFake(), sample=4)
     assert len(proof) == 4
     assert changes(ledger) == []

@@ -247,3 +247,53 @@ def test_the_real_trainer_killed_and_resumed_gives_the_same_tables(tmp_path: Pat
     from mer.checkpoint import load_checkpoint
 
     assert load_checkpoint(tmp_path / "whole" / "checkpoints" / str(row.trial)).details["trial"] == row.trial
+
+
+@pytest.mark.slow
+def test_a_run_trains_the_modalities_in_the_order_of_its_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker had the recipe from JSON with sorted keys: `pooling: cls` read the audio's first frame."""
+    from experiments.schedule.training_work import make_training_work
+    from experiments.space.load import make_plan
+    from mer.checkpoint import load_checkpoint
+    from mer.files import sums_digest
+
+    monkeypatch.setenv("MER_CACHE", str(tmp_path / "cache"))
+    folders = {}
+    for order in ("text: words, audio: logmel", "audio: logmel, text: words"):
+        (tmp_path / "order.yaml").write_text(
+            f"corpora: demo\nstudies: 1\nbase:\n  encoders: {{{order}}}\n  fusion: concat\n  pooling: cls\n"
+            "  projection.dim: 4\n  training.epochs: 1\n"
+        )
+        result = quiet(make_plan(tmp_path / "order.yaml"), tmp_path / "results", make_work=make_training_work)
+        assert result.exit_code == 0
+        (trial,) = [row.trial for row in result.verdicts if row.trial]
+        folders[trial] = tmp_path / "results" / "checkpoints" / trial
+    recorded = Ledger(str(tmp_path / "results")).refresh()
+    assert len(folders) == 2  # another order is another trial
+    for (trial, folder), first in zip(folders.items(), ("text", "audio"), strict=True):
+        assert load_checkpoint(folder, digests=recorded.models(trial)).model.fusion.modalities[0] == first
+        assert recorded.models(trial) == {sums_digest(folder)}
+
+
+def test_where_less_is_better_the_lowest_wins_from_pruning_to_tables(
+    small_plan: Any, tmp_path: Path, lower_is_better: Any
+) -> None:
+    import pyarrow.parquet as pq
+
+    plan = small_plan()
+    assert quiet(plan, tmp_path).exit_code == 0
+    folder = tmp_path / plan.space
+    trials = pq.read_table(folder / "trials.parquet").to_pylist()
+    tune = [row for row in trials if row["stage"] == "tune"]
+    for group in {(row["cell"], row["study"]) for row in tune}:
+        own = [row for row in tune if (row["cell"], row["study"]) == group and row["status"] == "complete"]
+        (winner,) = [row for row in own if row["selected"]]
+        assert winner["valid_ua"] == min(row["valid_ua"] for row in own)
+    pruned = [row for row in tune if row["status"] == "pruned"]
+    assert pruned
+    assert all(row["rung_value"] > row["cutoff"] for row in pruned)
+    epochs = pq.read_table(folder / "epochs.parquet").to_pylist()
+    for row in trials:
+        curve = [e["value"] for e in epochs if (e["trial"], e["split"], e["metric"]) == (row["trial"], "valid", "ua")]
+        assert row["valid_ua"] == min(curve)
+        assert curve[row["best_epoch"] - 1] == row["valid_ua"]

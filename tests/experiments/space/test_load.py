@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -327,3 +328,53 @@ def test_replicas_share_everything_but_their_noise(plan_of):
     assert (a.split, a.masks, a.draws) == (b.split, b.masks, b.draws)
     assert a.init != b.init
     assert a.order != b.order
+
+
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("base:\n  encoders: {text: words, audio: logmel}\n", ("text", "audio")),
+        ("base:\n  encoders: {audio: logmel, text: words}\n", ("audio", "text")),
+        ("base:\n  encoders: {audio: logmel, text: words}\n  modalities: [text, audio]\n", ("text", "audio")),
+        ("base:\n  encoders: {text: words}\n  encoders.audio: logmel\n", ("text", "audio")),
+        ("base:\n  encoders: {text: words, audio: logmel}\n  modalities: [text, audio]\n", ("text", "audio")),
+    ],
+)
+def test_the_order_of_modalities_is_the_one_written(tmp_path: Path, text: str, order: tuple[str, ...]) -> None:
+    (tmp_path / "s.yaml").write_text(f"corpora: demo\n{text}", "utf-8")
+    plan = make_plan(tmp_path / "s.yaml")
+    (slot,) = (slot for slot in plan.slots() if slot.study == 0)
+    assert plan.recipe(slot, {}).modalities == order
+
+
+def test_levels_that_add_or_take_away_an_encoder_leave_the_others_in_order(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "corpora: demo\nbase:\n  encoders: {text: words, audio: logmel}\n  modalities: [text, audio]\nfactors:\n"
+        "  with:\n    two: {}\n    three: {encoders.visual: features}\n    one: {encoders.text: null}\n"
+        "    other: {encoders.text: null, encoders.visual: features}\n    again: {encoders.text: tfidf}\n"
+        "    turned: {modalities: [audio, text]}\n",
+        "utf-8",
+    )
+    found = {str(cell.levels["with"]): cell.recipe["modalities"] for cell in make_plan(tmp_path / "s.yaml").cells}
+    assert found == {
+        "two": ["text", "audio"],
+        "three": ["text", "audio", "visual"],
+        "one": ["audio"],
+        "other": ["audio", "visual"],
+        "again": ["text", "audio"],
+        "turned": ["audio", "text"],
+    }
+
+
+def test_an_order_that_names_no_modality_is_refused_where_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "corpora: demo\nbase:\n  encoders: {text: words, audio: logmel}\n  modalities: [txt, audio]\n", "utf-8"
+    )
+    with pytest.raises(UserError, match=r"s\.yaml:4: modalities: .*must name each of audio, text once"):
+        make_plan(tmp_path / "s.yaml")
+
+
+def test_a_space_that_says_a_direction_is_told_that_the_metric_does(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("corpora: demo\nbase:\n  encoders: {text: words}\nmetric: ua\ndirection: min\n")
+    with pytest.raises(UserError, match=r"s\.yaml:5: .*no direction any more(?s:.*)remove this line"):
+        make_plan(tmp_path / "s.yaml")
