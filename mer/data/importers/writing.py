@@ -76,14 +76,15 @@ def _write(draft: Draft, folder: Path) -> None:
         widths[modality] = _write_features(folder / "features", modality, rows)
     for split in SPLITS:
         lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) for line in draft.splits[split]]
-        (folder / f"{split}.jsonl").write_bytes("".join(line + "\n" for line in lines).encode("utf-8"))
+        # a lone surrogate is written as it is, and refused where the folder is read back
+        (folder / f"{split}.jsonl").write_bytes("".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass"))
     description: dict[str, Any] = {"name": draft.name, "labels": list(draft.labels), "features": widths}
     if draft.language:
         description["language"] = draft.language
     if draft.note:
         description["note"] = draft.note
     text = json.dumps(description, ensure_ascii=False, indent=1) + "\n"
-    (folder / "corpus.json").write_bytes(text.encode("utf-8"))
+    (folder / "corpus.json").write_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def _write_features(folder: Path, modality: str, rows: Sequence[Array | None]) -> int:

@@ -6,8 +6,10 @@ import codecs
 from typing import Any
 
 from mer.data.reading.found import Reading
-from mer.data.reading.json_text import kind_of, parse
-from mer.errors import nearest
+from mer.data.reading.json_text import kind_of, one_line, parse, short
+from mer.errors import UserError, nearest
+from mer.files import read_data
+from mer.names import fault
 
 CORPUS_FIELDS = ("name", "labels", "language", "note", "synthetic", "features")
 
@@ -17,9 +19,12 @@ def read_description(reading: Reading) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = parse(path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8"))
-    except (ValueError, OSError) as error:
-        reading.add("error", "description", f"cannot be read: {error}", "corpus.json", expected="a JSON object")
+        found = parse(read_data(path, reading.folder).removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except UserError as error:
+        reading.add("error", "description", error.problem, "corpus.json", expected="a JSON object")
+        return {}
+    except ValueError as error:
+        reading.add("error", "description", one_line(error), "corpus.json", expected="a JSON object in UTF-8")
         return {}
     if not isinstance(found, dict):
         reading.add("error", "description", f"holds {kind_of(found)}", "corpus.json", expected="a JSON object")
@@ -43,6 +48,11 @@ def read_description(reading: Reading) -> dict[str, Any]:
             reading.add("error", "description", f"{key!r} is {kind_of(value)}", "corpus.json", expected=kinds[key][1])
         else:
             sound[key] = value
+    named = [sound["name"]] if "name" in sound else []
+    named += [label for label in sound.get("labels", ()) if isinstance(label, str)]
+    for name in named:
+        if wrong := fault(name):
+            reading.add("error", "description", f"the name {short(name)} {wrong}", "corpus.json")
     labels = sound.get("labels")
     if labels is not None and (
         not labels or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels)
