@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mer.commandline import whole
+
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
@@ -20,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--all", action="store_true", help="every pair that changed, each proven by itself")
     parser.add_argument("--results", default="results", help="results folder or address")
     parser.add_argument("--data", action="append", default=[], help="corpus folder or name; default: demo")
-    parser.add_argument("--sample", type=int, default=3, help="trials to train again for each pair")
+    parser.add_argument("--sample", type=whole(1), default=3, help="trials to train again for each pair")
     parser.set_defaults(func=run)
 
 

@@ -48,12 +48,10 @@ def read_description(reading: Reading) -> dict[str, Any]:
             reading.add("error", "description", f"{key!r} is {kind_of(value)}", "corpus.json", expected=kinds[key][1])
         else:
             sound[key] = value
-    named = [sound["name"]] if "name" in sound else []
-    named += [label for label in sound.get("labels", ()) if isinstance(label, str)]
-    for name in named:
-        if wrong := fault(name):
-            reading.add("error", "description", f"the name {short(name)} {wrong}", "corpus.json")
     labels = sound.get("labels")
+    for label in labels or ():
+        if isinstance(label, str) and (wrong := fault(label)):
+            reading.add("error", "description", f"the label {short(label)} {wrong}", "corpus.json")
     if labels is not None and (
         not labels or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels)
     ):
