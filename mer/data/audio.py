@@ -155,7 +155,7 @@ def _frames(clip: AudioClip, rate: int, total: int, min_seconds: float) -> tuple
             where=where,
             expected="end within it",
         )
-    first = round(clip.start * rate)
+    first = round(clip.start * rate) if clip.start < seconds else total
     last = total if clip.end is None else min(total, round(clip.end * rate))
     count = last - first
     if first >= total or count <= 0 or count < min_seconds * rate:

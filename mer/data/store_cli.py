@@ -190,7 +190,7 @@ def parse_size(text: str) -> int:
     >>> parse_size("1.5 GB")
     1500000000
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMGT]?)B?\s*", text.upper())
     if match is None:
         raise UserError(f"size {text!r}", where="--keep", expected="a number with K, M, G or T, such as 20G")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -93,7 +93,7 @@ def import_conversation(
                 uid, label = str(values["ids"]), values["labels"]
                 line: dict[str, Any] = {
                     "utterance_id": uid if unique else f"{vid}_{uid}",
-                    "speaker_id": _speaker(values["speakers"], vid, uid),
+                    "speaker_id": _speaker(values["speakers"], vid, uid, f"{source}: speaker of {uid}"),
                     "dialogue_id": str(vid),
                     "turn": turn,
                     "transcript": str(values["sentences"]),
@@ -118,7 +118,7 @@ def import_conversation(
     if dropped:
         draft.note += f"; {dropped} utterances of sentiment 0 left out"
     if "valid" not in dialogues:
-        _carve_valid(draft, valid_share, seed)
+        _carve_valid(draft, valid_share, seed, str(source))
     return write_corpus(draft, folder)
 
 
@@ -231,13 +231,13 @@ def _unique_ids(parts: Mapping[str, Any], dialogues: Mapping[str, Sequence[Any]]
     return max(counts.values(), default=1) == 1
 
 
-def _speaker(value: Any, vid: Any, uid: str) -> str:
+def _speaker(value: Any, vid: Any, uid: str, where: str) -> str:
     """`M` of Ses01 is Ses01_M; a one-hot vector counts the speakers within its dialogue; nothing means the video."""
     if isinstance(value, str):
         session = session_of(Utterance(uid, value, "", "", dialogue=str(vid)))
         return f"{session or vid}_{value}" if value else str(vid)
     if not isinstance(value, int | float):
-        value = int(np.argmax(_vector(value, f"speaker of {uid}"))) if len(value) else ""
+        value = int(np.argmax(_vector(value, where))) if len(value) else ""
     return f"{vid}_speaker{value}"
 
 
@@ -282,7 +282,7 @@ def _from_folder(root: Path, uid: str, speaker: str) -> Array | None:
     return np.concatenate(frames).astype(np.float32) if frames else None
 
 
-def _carve_valid(draft: Draft, share: float, seed: int) -> None:
+def _carve_valid(draft: Draft, share: float, seed: int, where: str) -> None:
     """Move whole dialogues of train to valid: the pickles name none, and test may not serve as one."""
     if not 0 < share < 1:
         raise UserError(f"valid_share is {share:g}", expected="between 0 and 1")
@@ -291,7 +291,7 @@ def _carve_valid(draft: Draft, share: float, seed: int) -> None:
         utterance = Utterance(line["utterance_id"], line["speaker_id"], line["emotion"], str(number))
         units.setdefault(line["dialogue_id"], []).append(utterance)
     if len(units) < 2:
-        raise UserError("one training dialogue cannot be parted into train and valid", expected="two or more")
+        raise UserError("one training dialogue cannot be parted into train and valid", where=where, expected="two")
     groups = list(units.values())
     chosen = choose(groups, max(1, round(share * len(draft.splits["train"]))), derive("import", seed))
     ids = {utterance.id for unit in chosen for utterance in groups[unit]}
