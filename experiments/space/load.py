@@ -220,18 +220,16 @@ class _Planner:
         data = canonical(data, sources)
         if not data.get("encoders"):
             raise UserError("the recipe has no encoders", where=self.document.where("base"))
+        recipe = validate(data, sources).model_dump(mode="json")
         skip = next(
             (f"excluded: {rule.reason}" for rule in self.space.exclude if matches(levels, rule.when)), None
-        ) or checks.obstacle(data, corpus)
-        for name in checks.apply_weights(data, self.space.weights, corpus):
+        ) or checks.obstacle(recipe, corpus)
+        for name in checks.apply_weights(recipe, self.space.weights, corpus):
             self.random_encoders[name] = None
-        for name in checks.outside_levels(data):
+        for name in checks.outside_levels(recipe):
             self.outside[name] = None
-        recipe = validate(data, sources)
         name = cell_name(levels, self.baseline, self.space.design)
-        return Cell(
-            corpus.name, name, levels, recipe.model_dump(mode="json"), sources, skip, self._tuning(levels, name)
-        )
+        return Cell(corpus.name, name, levels, recipe, sources, skip, self._tuning(levels, name))
 
     def _space_layers(self) -> list[Layer]:
         """What the space's own keys say of the recipe."""

@@ -99,7 +99,7 @@ def parse(text: str, shown: str = "text") -> Document:
         problem = " ".join(part for part in (error.context, error.problem) if part)
         hint = "Indent with spaces, not with tabs." if "\\t" in (error.problem or "") else None
         raise UserError(f"not valid YAML: {problem}", where=where, hint=hint) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an escape beyond Unicode
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter two: an escape beyond Unicode
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}", where=shown) from None
     except RecursionError:
         raise UserError(f"nested deeper than {MAX_DEPTH} levels", where=shown) from None
