@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -81,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) went away. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        # Only where a path of the user's can be no path: what else storage does is no mistake of theirs.
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR) or error.filename is None:
+            raise
+        print(f"error: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
+        return BAD_INPUT
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mer.commandline import add_allow_outside, add_json
+from mer.commandline import add_allow_outside, add_json, real, whole
 from mer.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def add_parser(subparsers: Any) -> None:
         help="folder of the model (default: %(default)s)",
     )
     train.add_argument(
-        "--seed", type=int, metavar="N", help="root of all random streams (default: the file's `seed:`, else 0)"
+        "--seed", type=whole(), metavar="N", help="root of all random streams (default: the file's `seed:`, else 0)"
     )
     train.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     train.add_argument(
         "--save-every",
-        type=int,
+        type=whole(1),
         default=1,
         metavar="N",
         help="save the state to go on from every N epochs (default: 1)",
@@ -68,7 +68,7 @@ def add_parser(subparsers: Any) -> None:
         help="complete, all_patterns, 'only text', or missing rates such as 0.3 (default: complete)",
     )
     evaluate.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the missing masks (default: %(default)s)"
+        "--seed", type=whole(), default=0, metavar="N", help="of the missing masks (default: %(default)s)"
     )
     _add_reading(evaluate)
     add_json(evaluate)
@@ -82,8 +82,8 @@ def add_parser(subparsers: Any) -> None:
     predict.add_argument("checkpoint", type=Path, metavar="MODEL", help=MODEL)
     predict.add_argument("wav", type=Path, nargs="?", metavar="WAV", help="wav or flac file")
     predict.add_argument("--text", help="its transcript")
-    predict.add_argument("--start", type=float, metavar="SECONDS", help="where it begins in the recording")
-    predict.add_argument("--end", type=float, metavar="SECONDS", help="where it ends")
+    predict.add_argument("--start", type=real(0), metavar="SECONDS", help="where it begins in the recording")
+    predict.add_argument("--end", type=real(0), metavar="SECONDS", help="where it ends")
     _add_reading(predict)
     add_json(predict)
     predict.set_defaults(func=run_predict)

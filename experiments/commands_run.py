@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mer.commandline import add_json
+from mer.commandline import add_json, whole
 from mer.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     _what(run)
     how = run.add_argument_group("where and how long")
     how.add_argument("--budget", metavar="TIME", help="end after 30m, 2h, 1d, with a valid, smaller table")
-    how.add_argument("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: as many as fit)")
+    how.add_argument("--workers", type=whole(1), metavar="N", help="trials at a time (default: as many as fit)")
     how.add_argument(
         "--gpus-per-trial",
         metavar="SHARE|auto",
@@ -78,9 +79,7 @@ def add_parser(subparsers: Any) -> None:
     )
     plan.add_argument("space", metavar="NAME|FILE", help=SPACE)
     plan.add_argument("--fit", metavar="TIME", help="propose the best design for 30m, 48h, 2d")
-    plan.add_argument(
-        "--workers", type=_at_least_one, metavar="N", help="trials at a time, for the estimate (default: 1)"
-    )
+    plan.add_argument("--workers", type=whole(1), metavar="N", help="trials at a time, for the estimate (default: 1)")
     _what(plan)
     plan.set_defaults(func=show_plan)
 
@@ -122,7 +121,7 @@ def _what(options: argparse.ArgumentParser) -> None:
         help="keep the cells with these levels alone; may be repeated",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="root of all random streams (default: %(default)s)"
+        "--seed", type=whole(), default=0, metavar="N", help="root of all random streams (default: %(default)s)"
     )
 
 
@@ -329,7 +328,7 @@ def seconds(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?)\s*([smhd]?)", text.strip())
     if match is None or float(match[1]) <= 0:
         raise UserError(f"cannot read the time {text!r}", expected="30m, 2h, 1d or seconds")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
@@ -342,15 +341,9 @@ def _gpus(text: str | None) -> float | str | None:
         share = float(text)
     except ValueError:
         share = -1.0
-    if share < 0:
+    if not 0 <= share < math.inf:
         raise UserError(f"--gpus-per-trial {text!r}", expected="auto, or a number such as 0.25")
     return share
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 def _sayer(as_json: bool) -> Any:

@@ -73,7 +73,8 @@ class Checkpoint:
         whole = needs_dialogues(self.recipe)
         found = {}
         for condition in conditions:
-            mask = availability(condition.missing, data.ids, data.modalities, seed, present=data.present)
+            missing = condition.missing
+            mask = availability(missing, data.ids, data.modalities, seed, present=data.present, root=info.folder)
             found[condition.name] = predict(self.model, data, mask, dialogues=whole)
         return found
 

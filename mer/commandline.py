@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mer.errors import nearest
@@ -75,3 +76,32 @@ def add_allow_outside(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: Any) -> None:
     """`--json`, with the same words everywhere."""
     parser.add_argument("--json", action="store_true", help=JSON)
+
+
+def whole(least: int = -(2**63), most: int = 2**63 - 1) -> Callable[[str], int]:
+    """A whole number from `least` to `most`, of 64 bits: the type of an option."""
+
+    def read(text: str) -> int:
+        value = int(text) if re.fullmatch(r"[-+]?[0-9]{1,19}", text) else None
+        if value is None or not least <= value <= most:
+            ends = f" from {least} to {most}" if most < 2**62 else f" from {least} on" if least > -(2**62) else ""
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number{ends}")
+        return value
+
+    return read
+
+
+def real(least: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:
+    """A finite number from `least` to `most`: the type of an option."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most):
+            ends = f" from {least:g}" * (least > -math.inf) + f" to {most:g}" * (most < math.inf)
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number{ends}")
+        return value
+
+    return read

@@ -54,6 +54,43 @@ def share_tree(folder: Path) -> None:
         share(path)
 
 
+# ---- reading what others made ----------------------------------------------------------------------------------
+
+
+def data_file(path: Path, root: Path | None = None, what: str = "file") -> Path:
+    """A file that may be read: one with an end. A pipe would be waited for, a device may go on for ever.
+
+    root  the corpus folder that it must lie in, links followed
+    what  how messages call it
+    """
+    where = str(path)
+    try:
+        found = path.stat().st_mode
+        outside = root is not None and not path.resolve().is_relative_to(root.resolve())
+    except FileNotFoundError:
+        raise UserError(f"the {what} does not exist", where=where) from None
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise UserError(f"cannot be read: {getattr(error, 'strerror', error)}", where=where) from None
+    if outside:
+        raise UserError("leads out of the corpus folder by a symbolic link", where=where, expected="a file inside it")
+    if not stat.S_ISREG(found):
+        kind = "a folder" if stat.S_ISDIR(found) else "a pipe" if stat.S_ISFIFO(found) else "no plain file"
+        raise UserError(f"is {kind}", where=where, expected=f"a {what}")
+    return path
+
+
+def read_data(path: Path, root: Path | None = None, most: int | None = None) -> bytes:
+    """The bytes of a data file; `most`: how many at the most."""
+    try:
+        with data_file(path, root).open("rb") as stream:
+            found = stream.read() if most is None else stream.read(most + 1)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if most is not None and len(found) > most:
+        raise UserError(f"holds more than {most} bytes", where=str(path), expected=f"at most {most}")
+    return found
+
+
 # ---- writing ---------------------------------------------------------------------------------------------------
 
 

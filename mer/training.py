@@ -108,7 +108,12 @@ class Trainer:
         self.plateau = Plateau(recipe.schedule.factor, recipe.schedule.patience)
         missing_valid = recipe.missing.valid or recipe.missing.train
         self.valid_available = availability(
-            missing_valid, self.valid.ids, self.valid.modalities, streams.masks, present=self.valid.present
+            missing_valid,
+            self.valid.ids,
+            self.valid.modalities,
+            streams.masks,
+            present=self.valid.present,
+            root=data.info.folder,
         )
         self.history: list[EpochReport] = []
         self.best: dict[str, Tensor] = {}
@@ -221,6 +226,7 @@ class Trainer:
             self.streams.masks,
             epoch=epoch,
             present=self.train.present,
+            root=self.train.info.folder,
         )
 
     def _train_epoch(self, number: int) -> tuple[list[Tensor], float]:

@@ -30,6 +30,7 @@ STYLE: dict[str, Any] = {
     "ytick.labelsize": 7,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
     "svg.hashsalt": "mer",

@@ -9,6 +9,7 @@ report/figures/<name>.pdf|png
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -31,9 +32,11 @@ FOLDER = "report"
 def contents(run: Run) -> dict[str, bytes]:
     """Every file of the report, by its path inside the folder."""
     files: dict[str, bytes] = {}
+    named: tuple[set[str], set[str]] = set(), set()
     for name, table in run.tables.items():
+        plain = _safe(name, named[0])
         for ending, text in (("tex", to_latex(table)), ("md", to_markdown(table)), ("csv", to_csv(table))):
-            files[f"tables/{_safe(name)}.{ending}"] = text.encode()
+            files[f"tables/{plain}.{ending}"] = text.encode()
     pictures = []
     for drawing in drawings(run):
         with styled():
@@ -41,7 +44,7 @@ def contents(run: Run) -> dict[str, bytes]:
         if figure is None:
             continue
         settle(figure)
-        name = _safe(drawing.name)
+        name = _safe(drawing.name, named[1])
         for kind in ("pdf", "png"):
             files[f"figures/{name}.{kind}"] = write(figure, kind)
         pictures.append(
@@ -55,9 +58,13 @@ def contents(run: Run) -> dict[str, bytes]:
     return files
 
 
-def _safe(name: str) -> str:
-    """A file name from a name that may hold anything (a corpus is named by its user)."""
-    return "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "-" for c in name) or "unnamed"
+def _safe(name: str, used: set[str]) -> str:
+    """A file name of its own from a name that may hold anything (a corpus is named by its user)."""
+    plain = "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "-" for c in name) or "unnamed"
+    if len(plain) > 100 or plain in used:
+        plain = f"{plain[:90]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+    used.add(plain)
+    return plain
 
 
 def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:

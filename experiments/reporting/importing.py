@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mer.errors import UserError, nearest
-from mer.files import make_folder, share
+from mer.files import make_folder, read_data, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,14 +36,15 @@ EVERY_STUDY = -1
 def read_predictions(path: Path, labels: Sequence[str]) -> list[dict[str, Any]]:
     """The lines of a file, checked one by one."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"no file {str(path)!r}", expected="a CSV of predictions") from None
+        text = read_data(path).decode("utf-8-sig")
+        reader = csv.DictReader(text.splitlines())
+        names = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = names
+        lines = [(f"{path}:{reader.line_num}", line) for line in reader]
     except UnicodeDecodeError:
         raise UserError("not UTF-8", where=str(path)) from None
-    reader = csv.DictReader(text.splitlines())
-    names = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = names
+    except csv.Error as error:
+        raise UserError(f"is not a csv: {error}", where=f"{path}:1") from None
     id_column = next((name for name in ("utterance", "utterance_id", "id") if name in names), None)
     if id_column is None:
         raise UserError(
@@ -63,8 +64,7 @@ def read_predictions(path: Path, labels: Sequence[str]) -> list[dict[str, Any]]:
         missing = ", ".join(label for label in labels if label not in scores)
         raise UserError(f"no score column for {missing}", where=f"{path}:1", expected=f"all of {', '.join(labels)}")
     found, seen = [], set()
-    for line in reader:
-        where = f"{path}:{reader.line_num}"
+    for where, line in lines:
         row = {
             "utterance": (line[id_column] or "").strip(),
             "study": _whole(line.get("study"), EVERY_STUDY, where, "study"),
@@ -85,7 +85,7 @@ def read_predictions(path: Path, labels: Sequence[str]) -> list[dict[str, Any]]:
 def _whole(text: str | None, default: int, where: str, name: str) -> int:
     if text is None or not text.strip():
         return default
-    if not re.fullmatch(r"\s*\d+\s*", text):
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text):
         raise UserError(f"{name} {text!r}", where=where, expected="a whole number from 0")
     return int(text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mer.commandline import add_allow_outside
+from mer.commandline import add_allow_outside, whole
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--all", action="store_true", help="every pair that changed, each proven by itself")
     parser.add_argument("--results", default="results", help="results folder or address")
     parser.add_argument("--data", action="append", default=[], help="corpus folder or name; default: demo")
-    parser.add_argument("--sample", type=int, default=3, help="trials to train again for each pair")
+    parser.add_argument("--sample", type=whole(1), default=3, help="trials to train again for each pair")
     add_allow_outside(parser)
     parser.set_defaults(func=run)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.space.fields import level_table
-from experiments.space.plan import CorpusRef
+from experiments.space.plan import CorpusRef, Plan
 from mer import levels
 from mer.encoders import WITHOUT_WEIGHTS
 from mer.errors import UserError
-from mer.recipe import Recipe
+from mer.recipe import MissingConfig, Recipe
 
 if TYPE_CHECKING:
     from mer.data.corpus import Utterance
@@ -124,12 +124,47 @@ def outside_levels(recipe: Recipe) -> list[str]:
 
 def fold_count(by: str, count: int | None, corpora: list[CorpusRef]) -> int:
     """How many outer folds each corpus has: as asked, or one for each group."""
-    if count is not None:
-        return count
     from mer.data.corpus import load_corpus
     from mer.data.folds import folds
 
-    found = {ref.name: len(folds(load_corpus(ref.folder), by)) for ref in corpora}  # type: ignore[arg-type]
+    found = {ref.name: len(folds(load_corpus(ref.folder), by, count)) for ref in corpora}  # type: ignore[arg-type]
     if len(set(found.values())) > 1:
         raise UserError(f"corpora have different numbers of folds by {by}: {found}", hint="Give folds a `count`.")
     return next(iter(found.values()))
+
+
+def check_masks(plan: Plan) -> None:
+    """Look up every mask that a file holds for the utterances that will be asked for, before anything is trained."""
+    asked: dict[tuple[str, ...], tuple[MissingConfig, str]] = {}
+    for cell in plan.cells:
+        missing: Any = cell.recipe["missing"]
+        stages = [("train", missing["train"], "missing.train")]
+        stages += [("valid", missing["valid"] or missing["train"], "missing.valid")]
+        stages += [("test", condition.missing, f"condition {condition.name!r}") for condition in plan.conditions]
+        for split, given, whose in stages:
+            if cell.skip is None and given.get("protocol") == "file":
+                config = MissingConfig.model_validate(dict(given), strict=False)
+                modalities: Any = cell.recipe["encoders"]
+                key = (cell.corpus, split, config.model_dump_json(), *modalities)
+                asked.setdefault(key, (config, f"{whose} of cell {cell.name!r}"))
+    if not asked:
+        return
+    from mer.data.corpus import load_corpus
+    from mer.data.mask_files import masks_for
+
+    corpora = {name: load_corpus(plan.corpora[name].folder) for name in {key[0] for key in asked}}
+    for (name, split, _, *modalities), (config, whose) in asked.items():
+        corpus = corpora[name]
+        if plan.folds.by is not None:
+            known = tuple(corpus.utterances())
+        elif plan.resplit and split != "test":
+            known = (*corpus.train, *corpus.valid)
+        else:
+            known = getattr(corpus, split)
+        try:
+            masks_for(config, [utterance.id for utterance in known], modalities, corpus.info.folder)
+        except UserError as error:
+            hint = f"Asked for by {whose}, of the utterances of {split} of corpus {name}."
+            raise UserError(
+                error.problem, where=error.where, expected=error.expected, nearest=error.nearest, hint=hint
+            ) from None

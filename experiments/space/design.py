@@ -98,7 +98,9 @@ def _values(name: str, part: Document) -> dict[Scalar, Layer]:
             raise UserError(
                 f"{value!r} cannot be a level of {name!r}", where=where, hint="Use named bundles of fields."
             )
-        if any(label == known and type(label) is type(known) for known in levels):
+        if not isinstance(label, str | int | float | bool):
+            raise UserError(f"{label!r} cannot be the label of a level of {name!r}", where=where, expected="a name")
+        if label in levels:  # 1, 1.0 and true are one level
             raise UserError(f"level {label!r} of factor {name!r} stands twice", where=where)
         levels[label] = Layer(f"{name}={label}", {path: value}, {path: where})
     return levels

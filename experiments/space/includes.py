@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.space.yaml_text import Document, Path_, read
 from mer.errors import UserError, nearest
+from mer.names import LONGEST
 
 
 def shown(path: Path) -> str:
@@ -19,9 +21,16 @@ def shown(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def load_with_includes(path: Path, above: tuple[Path, ...] = ()) -> Document:
+MOST = 100
+"""Files that one space may be put together from, each counted as often as it is included."""
+
+
+def load_with_includes(path: Path, above: tuple[Path, ...] = (), left: Iterator[int] | None = None) -> Document:
     """Read a file and what it includes. Mappings merge key by key, anything else replaces; null removes a key."""
     path = path.resolve()
+    left = left or iter(range(MOST))
+    if next(left, None) is None:
+        raise UserError(f"more than {MOST} files are included (do they multiply?)", where=shown(above[0]))
     if path in above:
         chain = " -> ".join(shown(file) for file in (*above, path))
         raise UserError(f"files include each other: {chain}", where=shown(above[-1]))
@@ -36,10 +45,10 @@ def load_with_includes(path: Path, above: tuple[Path, ...] = ()) -> Document:
     merged = Document({}, {(): document.lines[()]})
     for name in names:
         target = path.parent / name
-        if not target.is_file():
+        if not os.path.isfile(target):
             siblings = [file.name for file in path.parent.glob("*.yaml")]
-            raise UserError(f"there is no file {name!r}", where=where, nearest=nearest(name, siblings))
-        part = load_with_includes(target, (*above, path))
+            raise UserError(f"there is no file {name[:LONGEST]!r}", where=where, nearest=nearest(name, siblings))
+        part = load_with_includes(target, (*above, path), left)
         if part.data is not None and not isinstance(part.data, dict):
             raise UserError(f"{name!r} does not hold a mapping", where=where)
         merged = overlay(merged, part)

@@ -36,6 +36,10 @@ from experiments.space.sets import apply_sets
 from experiments.space.tuned import Tuned, check_groups
 from experiments.space.yaml_text import Document
 from mer.errors import UserError, unknown
+from mer.names import fault
+
+MAX_TRIALS = 1_000_000
+"""A hundred times what was measured; a plan beyond it would exhaust the driver before its first trial."""
 
 OpenCorpus = Callable[[str], CorpusRef]
 
@@ -107,7 +111,7 @@ class _Planner:
             folds = Folds(space.folds.by, count)
         bundling, bundled, alone = bundles.choose(space.bundle, cells, corpora)
         gpus = space.resources.gpus
-        return Plan(
+        plan = Plan(
             space=self.name,
             cells=tuple(cells),
             corpora=corpora,
@@ -133,6 +137,39 @@ class _Planner:
             notices=(*self._notices(corpora), *notices),
             document=document.data,
         )
+        self._check_names(plan)
+        self._check_size(plan)
+        checks.check_masks(plan)
+        return plan
+
+    def _check_names(self, plan: Plan) -> None:
+        """Names are shown in tables and figures: each must be one that can be."""
+        document = self.document
+        named: list[tuple[str, str, tuple[str, ...]]] = [("space", self.name, ())]
+        for name, factor in self.factors.items():
+            named.append(("factor", name, ("factors", name)))
+            named += [("level", label, ("factors", name)) for label in factor.labels if isinstance(label, str)]
+        named += [("condition", condition.name, ("conditions",)) for condition in plan.conditions]
+        named += [
+            ("contrast", name, ("contrasts",)) for name in {c.name for c in self.space.contrasts.compare if c.name}
+        ]
+        named += [("contrast's family", self.space.contrasts.family, ("contrasts",))]
+        named += [("modality", name, ("base",)) for cell in plan.cells for name in cell.recipe["encoders"]]
+        for kind, name, at in dict.fromkeys(named):
+            if wrong := fault(name):
+                raise UserError(f"the {kind} {name[:40]!r} {wrong}", where=document.where(*at))
+
+    def _check_size(self, plan: Plan) -> None:
+        trials = plan.n_slots
+        if trials > MAX_TRIALS:
+            tune, confirm = plan.counts().values()
+            product = f"{len(plan.cells)} cells x {plan.studies} studies x {plan.folds.count} folds"
+            raise UserError(
+                f"the plan has {trials} trials: {confirm} to confirm ({product}) and {tune} to tune "
+                f"({plan.tuning.draws} draws each)",
+                where=self.document.where(),
+                expected=f"at most {MAX_TRIALS}",
+            )
 
     # ---- corpora and cells -------------------------------------------------------------------------------------
 
@@ -185,18 +222,17 @@ class _Planner:
         data = canonical(data, sources)
         if not data.get("encoders"):
             raise UserError("the recipe has no encoders", where=self.document.where("base"))
+        valid = validate(data, sources)
+        recipe = valid.model_dump(mode="json")
         skip = next(
             (f"excluded: {rule.reason}" for rule in self.space.exclude if matches(levels, rule.when)), None
-        ) or checks.obstacle(data, corpus)
-        for name in checks.apply_weights(data, self.space.weights, corpus):
+        ) or checks.obstacle(recipe, corpus)
+        for name in checks.apply_weights(recipe, self.space.weights, corpus):
             self.random_encoders[name] = None
-        recipe = validate(data, sources)
-        for name in checks.outside_levels(recipe):
+        for name in checks.outside_levels(valid):
             self.outside[name] = None
         name = cell_name(levels, self.baseline, self.space.design)
-        return Cell(
-            corpus.name, name, levels, recipe.model_dump(mode="json"), sources, skip, self._tuning(levels, name)
-        )
+        return Cell(corpus.name, name, levels, recipe, sources, skip, self._tuning(levels, name))
 
     def _space_layers(self) -> list[Layer]:
         """What the space's own keys say of the recipe."""

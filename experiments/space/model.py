@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,10 @@ def _level_lists(value: Any) -> Any:
     return {key: _as_list(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+MOST = 10_000
+"""Of anything that a space counts. Their product, the plan's trials, has a limit of its own."""
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 Selection = Annotated[dict[str, list[Scalar]], BeforeValidator(_level_lists)]
 """Factor to level or levels."""
@@ -95,6 +100,8 @@ class Range(_Strict):
             raise ValueError(f"{kind} takes [low, high] with low < high")
         if kind.startswith("log") and ends[0] <= 0:
             raise ValueError(f"{kind} needs a low end above 0")
+        if math.isinf(float(ends[1]) - float(ends[0])):
+            raise ValueError(f"{kind} is wider than a number can be")
         return self
 
     def kinds(self) -> dict[str, Any]:
@@ -114,8 +121,8 @@ class TuneOverride(_Strict):
 class Asha(_Strict):
     """Successive halving inside one cell and study, made deterministic."""
 
-    grace: int = Field(default=2, ge=1, description="epochs before the first judgement")
-    eta: float = Field(default=4.0, gt=1, description="one in eta goes on")
+    grace: Count = Field(default=2, description="epochs before the first judgement")
+    eta: float = Field(default=4.0, ge=1.1, le=MOST, description="one in eta goes on")
 
 
 class Pruner(_Strict):
@@ -133,7 +140,7 @@ class Tune(_Strict):
 
     parameters: dict[str, Range] = Field(default={}, description="field of the recipe to its range")
     overrides: list[TuneOverride] = Field(default=[], description="other ranges for some levels")
-    draws: int = Field(default=8, ge=1, description="points tried in each cell and study")
+    draws: Count = Field(default=8, description="points tried in each cell and study")
     per: Names | None = Field(
         default=None, description="factors: cells that agree on them share one tuning; null: every cell its own"
     )
@@ -141,8 +148,8 @@ class Tune(_Strict):
     sampler: Literal["sobol", "random", "tpe"] = Field(
         default="sobol", description="sobol and random: the same points in every cell; tpe: adapts, and is sequential"
     )
-    batch: int = Field(default=1, ge=1, description="tpe: draws proposed together")
-    startup: int = Field(default=4, ge=1, description="tpe: Sobol points before the first proposal")
+    batch: Count = Field(default=1, description="tpe: draws proposed together")
+    startup: Count = Field(default=4, description="tpe: Sobol points before the first proposal")
     pruner: Annotated[Pruner, BeforeValidator(_pruner)] = Field(
         default=Pruner(asha=Asha()), description="whether and how draws end early"
     )
@@ -152,7 +159,7 @@ class Tune(_Strict):
 class Studies(_Strict):
     """Independent repetitions of the whole experiment. Short: `studies: 5`."""
 
-    count: int = Field(default=5, ge=1, description="how many; the n of every test")
+    count: Count = Field(default=5, description="how many; the n of every test")
     resplit: bool = Field(default=False, description="each study has its own train/valid split")
 
 
@@ -160,7 +167,9 @@ class FoldsModel(_Strict):
     """Outer test folds; everything is chosen inside a fold's training part. Short: `folds: speaker`."""
 
     by: Literal["speaker", "dialogue", "session"] = Field(description="what a fold leaves out")
-    count: int | None = Field(default=None, ge=2, description="null: leave one group out at a time")
+    count: Annotated[int, Field(ge=2, le=MOST)] | None = Field(
+        default=None, description="null: leave one group out at a time"
+    )
 
 
 def _folds(value: Any) -> Any:
@@ -260,24 +269,28 @@ _SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def _bytes(value: Any) -> Any:
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)i?B?\s*", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]*)?)\s*([KMGT]?)i?B?\s*", value) if isinstance(value, str) else None
     return int(float(found[1]) * _SIZES[found[2]]) if found else value
 
 
 class ResourcesModel(_Strict):
     """What one trial gets."""
 
-    cpus: float = Field(default=1.0, gt=0, description="processors")
-    gpus: float | Literal["auto"] = Field(default=0.0, description="a share of one GPU, whole GPUs, or auto")
-    memory: Annotated[int | None, BeforeValidator(_bytes)] = Field(default=None, description="bytes, or 4GB")
-    threads: int = Field(default=1, ge=1, description="CPU threads of a trial; part of the recipe")
+    cpus: float = Field(default=1.0, gt=0, le=MOST, description="processors")
+    gpus: Annotated[float, Field(ge=0, le=MOST)] | Literal["auto"] = Field(
+        default=0.0, description="a share of one GPU, whole GPUs, or auto"
+    )
+    memory: Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_bytes)] = Field(
+        default=None, description="bytes, or 4GB"
+    )
+    threads: Count = Field(default=1, description="CPU threads of a trial; part of the recipe")
 
 
 class BundleModel(_Strict):
     """Trials of a cell that are trained in one step."""
 
-    size: int = Field(default=8, ge=1, description="trials in one step at most; 1: each alone")
-    studies: int = Field(default=4, ge=1, description="studies that are planned together, so that confirms can be")
+    size: Count = Field(default=8, description="trials in one step at most; 1: each alone")
+    studies: Count = Field(default=4, description="studies that are planned together, so that confirms can be")
 
 
 def _bundle(value: Any) -> Any:
@@ -297,7 +310,7 @@ def seconds(value: Any) -> Any:
     >>> seconds("1h30m")
     5400.0
     """
-    if isinstance(value, str) and re.fullmatch(r"([0-9]+(\.[0-9]+)?[smhd])+", value):
+    if isinstance(value, str) and re.fullmatch(r"([0-9]{1,15}(\.[0-9]+)?[smhd]){1,4}", value):
         return sum(float(n) * _UNITS[u] for n, u in re.findall(r"([0-9.]+)([smhd])", value))
     return value
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mer.errors import UserError
+from mer.files import read_data
 
 if TYPE_CHECKING:
     from mer.recipe import Recipe
@@ -72,11 +74,9 @@ def read(path: Path, shown: str | None = None) -> Document:
     """One YAML file. `shown` is how messages name it."""
     shown = shown or str(path)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=shown) from None
-    if len(raw) > MAX_BYTES:
-        raise UserError(f"{len(raw)} bytes are too many for a configuration", where=shown, expected="at most 1 MB")
+        raw = read_data(path, most=MAX_BYTES)
+    except UserError as error:
+        raise UserError(error.problem, where=shown, expected=error.expected) from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -99,8 +99,10 @@ def parse(text: str, shown: str = "text") -> Document:
         problem = " ".join(part for part in (error.context, error.problem) if part)
         hint = "Indent with spaces, not with tabs." if "\\t" in (error.problem or "") else None
         raise UserError(f"not valid YAML: {problem}", where=where, hint=hint) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter two: an escape beyond Unicode
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}", where=shown) from None
+    except RecursionError:
+        raise UserError(f"nested deeper than {MAX_DEPTH} levels", where=shown) from None
     document = Document(None)
     if node is not None:
         document.data = _Builder(shown, document.lines).build(node, (), ())
@@ -133,7 +135,7 @@ class _Builder:
             line = f"{self.shown}:{key_node.start_mark.line + 1}"
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError("a key must be a plain name", where=line)
-            key = str(key_node.value)
+            key = self._text(key_node, line)
             if key == "<<":
                 raise UserError("merge keys (<<) are not supported", where=line, hint="Use `include: base.yaml`.")
             if key in found:
@@ -148,19 +150,33 @@ class _Builder:
         if node.tag not in {f"tag:yaml.org,2002:{name}" for name in plain}:
             raise UserError(f"tag {node.tag!r} is not allowed", where=where, expected="plain data")
 
-    def _scalar(self, node: yaml.ScalarNode, where: str) -> Any:
+    @staticmethod
+    def _text(node: yaml.ScalarNode, where: str) -> str:
         text = str(node.value)
+        hidden = next(
+            (char for char in text if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"), None
+        )
+        if hidden is not None:
+            raise UserError(f"text that holds the character {hidden!a}", where=where, expected="text that can be shown")
+        return text
+
+    def _scalar(self, node: yaml.ScalarNode, where: str) -> Any:
+        text = self._text(node, where)
         if node.style is not None:  # quoted or block text
             return text
         if text in _WORDS:
             return _WORDS[text]
         if _INT.fullmatch(text):
-            return int(text, 0) if text[:2].lower() in ("0x", "0o") else int(text)
-        if _FLOAT.fullmatch(text):
-            value = float(text)
-            if math.isinf(value):
-                raise UserError(f"{text} is too large for a number", where=where)
+            value = int(text, 0 if text[:2].lower() in ("0x", "0o") else 10) if len(text) < 25 else 2**63
+            if not -(2**63) <= value < 2**63:
+                found = text if len(text) < 25 else f"{text[:8]}... of {len(text)} digits"
+                raise UserError(f"the number {found} is too large", where=where)
             return value
+        if _FLOAT.fullmatch(text):
+            real = float(text)
+            if math.isinf(real):
+                raise UserError(f"{text[:24]} is too large for a number", where=where)
+            return real
         if _NOT_FINITE.fullmatch(text):
             raise UserError(f"{text} is not a finite number", where=where, hint="Quote it if it is meant as text.")
         return text

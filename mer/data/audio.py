@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mer.errors import UserError
+from mer.files import data_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,12 @@ SLACK = 0.02
 
 LOUDEST = 16.0
 """Float files may exceed 1 a little; beyond this the numbers are not audio."""
+
+RATES = (1_000, 768_000)
+"""Samples a second that a file may claim: what is resampled grows by this number."""
+
+MOST_SAMPLES = 1 << 28
+"""Samples of all channels that one crop may hold: 1 GiB once decoded, 93 minutes of one channel at 48 kHz."""
 
 AHEAD = 4
 """Clips that each thread may have decoded before they are asked for: what is held in memory."""
@@ -91,18 +98,25 @@ def decode(clip: AudioClip, min_seconds: float = MIN_SECONDS) -> tuple[NDArray[n
     import soundfile
 
     where = str(clip.path)
-    if not clip.path.is_file():
-        raise UserError("the audio file does not exist", where=where)
-    if clip.path.stat().st_size == 0:
+    if data_file(clip.path, what="audio file").stat().st_size == 0:
         raise UserError("the audio file has 0 bytes", where=where)
     _check_container(clip.path)
     try:
         with soundfile.SoundFile(str(clip.path)) as file:
             native, total = int(file.samplerate), int(file.frames)
+            if not RATES[0] <= native <= RATES[1]:
+                problem = f"the audio has {native} samples a second"
+                raise UserError(problem, where=where, expected=f"{RATES[0]} to {RATES[1]}")
             first, count = _frames(clip, native, total, min_seconds)
+            if count * file.channels > MOST_SAMPLES:
+                raise UserError(
+                    f"its header promises {count} samples in each of {file.channels} channels",
+                    where=where,
+                    expected=f"at most {MOST_SAMPLES} in one utterance",
+                )
             file.seek(first)
             read = file.read(count, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:  # by name, .raw has no header
         reason = " ".join(str(getattr(error, "error_string", error)).split())
         raise UserError(
             f"the audio cannot be decoded: {reason}", where=where, expected="a sound wav or flac file"
@@ -125,8 +139,8 @@ def duration(path: Path) -> float:
     import soundfile
 
     try:
-        return float(soundfile.info(str(path)).duration)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+        return float(soundfile.info(str(data_file(path))).duration)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"the audio cannot be read: {error}", where=str(path)) from None
 
 
@@ -141,7 +155,7 @@ def _frames(clip: AudioClip, rate: int, total: int, min_seconds: float) -> tuple
             where=where,
             expected="end within it",
         )
-    first = round(clip.start * rate)
+    first = round(clip.start * rate) if clip.start < seconds else total
     last = total if clip.end is None else min(total, round(clip.end * rate))
     count = last - first
     if first >= total or count <= 0 or count < min_seconds * rate:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer.data.arrays import load_array
 from mer.data.corpus import SPLITS, Utterance
 from mer.data.reading import Problem, Reading, read_folder
 from mer.errors import UserError
@@ -315,9 +316,9 @@ def _check_features(reading: Reading, check: Check) -> None:
     train_rows = [utterance.row for utterance in reading.splits["train"] if utterance.row is not None]
     for modality, file in reading.features.items():
         where = f"features/{modality}.npy"
-        array = np.load(file.path, mmap_mode="r", allow_pickle=False)
+        array = load_array(file.path, "f", reading.folder)
         offsets_path = file.path.with_name(f"{modality}.offsets.npy")
-        offsets = np.load(offsets_path) if offsets_path.exists() else np.arange(file.rows + 1)
+        offsets = load_array(offsets_path, "iu", reading.folder) if offsets_path.exists() else np.arange(file.rows + 1)
         broken = _broken_rows(array, offsets)
         for utterance in _all(reading):
             if utterance.row in broken and modality not in utterance.lacks:

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from mer.commandline import add_json
+from mer.commandline import add_json, real, whole
 
 PT_OPTIONS = {
     "train_speech_features": "speech of train: {x, m, y}, loaded as weights only",
@@ -62,13 +62,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     conversation.add_argument(
         "--valid-share",
-        type=float,
+        type=real(0, 1),
         default=0.1,
         metavar="SHARE",
         help="of train's dialogues that become valid, where none is named (default: %(default)s)",
     )
     conversation.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="which dialogues become valid (default: %(default)s)"
+        "--seed", type=whole(), default=0, metavar="N", help="which dialogues become valid (default: %(default)s)"
     )
     conversation.add_argument("--name", help="name of the corpus (default: of the pickle)")
     conversation.set_defaults(func=run_import_conversation)

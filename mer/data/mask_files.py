@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mer.data.arrays import load_array
+from mer.data.reading.json_text import parse
 from mer.errors import UserError, unknown
-from mer.files import make_folder, write
+from mer.files import data_file, make_folder, read_data, write
 from mer.recipe import MissingConfig
 
 FORMAT = "mer masks 1"
@@ -95,13 +96,15 @@ def _table(config: MissingConfig, root: Path | None) -> Table:
 def _frozen(path: Path, state: tuple[int, int]) -> Table:
     where = str(path)
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse(read_data(path).decode("utf-8"))
         content = {"modalities": found["modalities"], "masks": found["masks"]}
         ids, modalities = tuple(content["masks"]), tuple(content["modalities"])
         rows = list(content["masks"].values())
-        if found["format"] != FORMAT or any(len(row) != len(modalities) or set(row) - {"0", "1"} for row in rows):
+        if found["format"] != FORMAT or not all(isinstance(name, str) for name in modalities):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+        if any(len(row) != len(modalities) or set(row) - {"0", "1"} for row in rows):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError("not a file of frozen masks", where=where) from None
     if found.get("digest") != _digest(content):
         raise UserError("the masks were changed after they were frozen: their hash is another", where=where)
@@ -115,15 +118,18 @@ def _foreign(
     path: Path, state: tuple[int, int], turned: bool, inverted: bool, modalities: tuple[str, ...], listing: Path
 ) -> Table:
     where = str(path)
-    ids = tuple(line.strip() for line in listing.read_text("utf-8").splitlines() if line.strip())
+    try:
+        lines = read_data(listing).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"byte {error.start} is not UTF-8", where=str(listing), expected="an id a line") from None
+    ids = tuple(line.strip() for line in lines if line.strip())
     if len(set(ids)) != len(ids):
         raise UserError("an utterance id occurs twice", where=str(listing))
     try:
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"the masks cannot be read: {error}", where=where) from None
-    if array.dtype.kind not in "biuf":
-        raise UserError(f"masks of type {array.dtype}", where=where, expected="0 and 1, or False and True")
+        array = load_array(path, "biuf")
+    except UserError as error:
+        problem = f"the masks cannot be read: {error.problem.removeprefix('cannot be read: ')}"
+        raise UserError(problem, where=where, expected="0 and 1, or False and True") from None
     odd = np.unique(array[~np.isin(array, (0, 1))])
     if odd.size:
         raise UserError(f"masks with the values {odd[:3].tolist()}", where=where, expected="0 and 1, or False and True")
@@ -161,10 +167,7 @@ def _check(available: Mask, ids: Sequence[str], modalities: Sequence[str], where
 def _path(name: str | None, root: Path | None) -> Path:
     if not name:
         raise UserError("missing protocol 'file' without a file", expected="file: masks.json")
-    path = Path(name) if root is None else root / name
-    if not path.is_file():
-        raise UserError("the file does not exist", where=str(path))
-    return path
+    return data_file(Path(name) if root is None else root / name)
 
 
 def _content(ids: Sequence[str], modalities: Sequence[str], available: Mask) -> dict[str, object]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from mer.data.fetching import fetch_corpus
 from mer.data.fingerprint import cache_root
 from mer.errors import UserError, nearest
+from mer.names import LONGEST
 from mer.storage import is_address
 
 HURRY_S = 20.0
@@ -26,7 +28,7 @@ def find_corpus(name: str, root: Path | str | None = None) -> Path:
     base = Path(root if root is not None else os.environ.get("MER_DATA", "data"))
     try:
         for candidate in (base / name, Path(name)):
-            if candidate.is_dir() and not (candidate == Path(name) and name == "demo"):
+            if is_folder(candidate) and not (candidate == Path(name) and name == "demo"):
                 return candidate
     except PermissionError as error:
         raise UserError(
@@ -38,12 +40,24 @@ def find_corpus(name: str, root: Path | str | None = None) -> Path:
         from mer.data.demo import demo_corpus
 
         return demo_corpus()
-    known = ["demo", *sorted(entry.name for entry in base.iterdir() if entry.is_dir())] if base.is_dir() else ["demo"]
+    known = ["demo", *sorted(entry.name for entry in base.iterdir() if entry.is_dir())] if is_folder(base) else ["demo"]
+    shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     raise UserError(
-        f"there is no corpus {name!r}: neither in {base} nor as a folder",
+        f"there is no corpus {shown!r}: neither in {base} nor as a folder",
         expected=", ".join(known),
-        nearest=nearest(name, known),
+        nearest=nearest(shown, known),
     )
+
+
+def is_folder(path: Path) -> bool:
+    """Is there such a folder? False for what can be no name of a file (too long, a NUL in it); `PermissionError` where
+    it may not be looked for."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
 
 
 def address_of(name: str, folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mer.commandline import add_json
+from mer.commandline import add_json, real
 from mer.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def add_parser(subparsers: Any, space_encoders: SpaceEncoders | None = None) -> 
 
     prune = commands.add_parser("prune", help="remove what is no longer used")
     prune.add_argument("digest", nargs="*", metavar="DIGEST", help=DIGEST)
-    prune.add_argument("--unused-for", type=float, metavar="DAYS", help="remove what no run has read for so many days")
+    prune.add_argument(
+        "--unused-for", type=real(0), metavar="DAYS", help="remove what no run has read for so many days"
+    )
     prune.add_argument("--keep", metavar="SIZE", help="such as 20G: remove the least recently used beyond it")
     prune.add_argument("--all", action="store_true", help="remove everything")
     prune.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
@@ -188,7 +190,7 @@ def parse_size(text: str) -> int:
     >>> parse_size("1.5 GB")
     1500000000
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMGT]?)B?\s*", text.upper())
     if match is None:
         raise UserError(f"size {text!r}", where="--keep", expected="a number with K, M, G or T, such as 20G")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mer.batch import Sequence
+from mer.data.arrays import load_array
 from mer.data.ragged import DeviceRagged, Ragged
 from mer.encoders.base import Encoder
 from mer.encoders.standardise import Standardiser
@@ -72,11 +73,11 @@ class Features(Encoder):
 
     def arrays(self, info: CorpusInfo, utterances: Items[Utterance], store: FeatureStore | None = None) -> Ragged:
         path = info.folder / "features" / f"{self.modality}.npy"
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        table = load_array(path, "f", info.folder)
         if table.ndim != 2 or table.shape[1] != self.out_dim:
             raise UserError(f"features of shape {table.shape}", where=str(path), expected=f"[N, {self.out_dim}]")
         beside = path.with_suffix(".offsets.npy")
-        bounds = np.load(beside, allow_pickle=False) if beside.exists() else np.arange(len(table) + 1)
+        bounds = load_array(beside, "iu", info.folder) if beside.exists() else np.arange(len(table) + 1)
         starts, lengths = np.zeros(len(utterances), np.int64), np.zeros(len(utterances), np.int64)
         for number, utterance in enumerate(utterances):
             if utterance.row is None or self.modality in utterance.lacks:

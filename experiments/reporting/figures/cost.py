@@ -63,6 +63,8 @@ def cost_figure(run: Run, corpus: str) -> Figure | None:
     costs = [x for x, _ in points.values()]
     if max(costs) > 10 * min(costs) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")  # its own are formulas
+        axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("device time of a trial (s)")
     axes.set_ylabel(unit(run))
     light_grid(axes, "both")

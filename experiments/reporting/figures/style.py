@@ -42,6 +42,7 @@ RC: dict[str, Any] = {
     "lines.markersize": 3.5,
     "legend.frameon": False,
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # names are shown as they are: `$` in one is no formula
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "svg.fonttype": "none",

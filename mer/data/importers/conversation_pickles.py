@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from mer.data.arrays import load_array
 from mer.data.corpus import Utterance
 from mer.data.folds import choose, session_of
 from mer.data.importers.restricted_pickle import load_pickle
 from mer.data.importers.writing import Array, Draft, refuse_full, write_corpus
 from mer.errors import UserError
+from mer.names import fault
 from mer.streams import derive
 
 _ROBERTA = ("ids", "speakers", "labels", "text", "text2", "text3", "text4", "audio", "visual", "sentences")
@@ -45,6 +47,13 @@ LABELS = {
 POLARITY = ("negative", "positive")
 _SPLIT_ROLES = ("train", "valid", "test")
 _FEATURES = ("text", "text2", "text3", "text4", "audio", "visual")
+_ALLOWED: dict[str, tuple[Any, str]] = {
+    "ids": (str | int, "strings or numbers"),
+    "sentences": (str, "strings"),
+    "labels": (int | float, "numbers"),
+    "speakers": (str | int | float | list | tuple | np.ndarray, "names, numbers or one-hot vectors"),
+}
+"""What each value of a role may be; of every other role, a vector of numbers."""
 
 
 def import_conversation(
@@ -67,14 +76,16 @@ def import_conversation(
     source, folder = Path(source), Path(folder)
     refuse_full(folder)
     parts = _recognise(load_pickle(source), source)
-    dialogues = {split: _names(parts[split]) for split in _SPLIT_ROLES if split in parts}
+    dialogues = {split: _names(parts[split], source) for split in _SPLIT_ROLES if split in parts}
     numbers = [value for vids in dialogues.values() for vid in vids for value in _of(parts, "labels", vid, source)]
+    if not numbers:
+        raise UserError("the pickle names no utterance", where=str(source))
     polarity = any(isinstance(value, float) and value != int(value) for value in numbers)
     names = POLARITY if polarity else _label_names(labels, parts, numbers, source)
     if polarity and labels:
         raise UserError("the pickle's labels are sentiment scores; they are not named", where=str(source))
     draft = Draft(name or source.stem, names, note=f"imported from {source.name}")
-    unique = _unique_ids(parts, dialogues)
+    unique = _unique_ids(parts, dialogues, source)
     dropped = 0
     for split, vids in dialogues.items():
         for vid in vids:
@@ -82,7 +93,7 @@ def import_conversation(
                 uid, label = str(values["ids"]), values["labels"]
                 line: dict[str, Any] = {
                     "utterance_id": uid if unique else f"{vid}_{uid}",
-                    "speaker_id": _speaker(values["speakers"], vid, uid),
+                    "speaker_id": _speaker(values["speakers"], vid, uid, f"{source}: speaker of {uid}"),
                     "dialogue_id": str(vid),
                     "turn": turn,
                     "transcript": str(values["sentences"]),
@@ -107,7 +118,7 @@ def import_conversation(
     if dropped:
         draft.note += f"; {dropped} utterances of sentiment 0 left out"
     if "valid" not in dialogues:
-        _carve_valid(draft, valid_share, seed)
+        _carve_valid(draft, valid_share, seed, str(source))
     return write_corpus(draft, folder)
 
 
@@ -135,23 +146,40 @@ def _recognise(content: Any, source: Path) -> dict[str, Any]:
 
 
 def _fits(role: str, part: Any) -> bool:
+    """Could this part have the role? Its first dialogue says it; `_of` looks at every one."""
     if role == "_":
         return True
     if role in _SPLIT_ROLES:
-        return isinstance(part, list | tuple | set | frozenset | np.ndarray)
+        return _is_list(part) or isinstance(part, set | frozenset)
     if not isinstance(part, dict) or not part:
         return False
     first = next(iter(part.values()))
+    if not _is_list(first):
+        return False
     if role == "sentences":
         return len(first) == 0 or isinstance(first[0], str)
     if role in _FEATURES:
-        return len(first) > 0 and np.ndim(first[0]) >= 1
+        return len(first) > 0 and _is_list(first[0])
     return True
 
 
-def _names(part: Any) -> list[Any]:
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def _names(part: Any, source: Path) -> list[Any]:
     """Dialogue names in a fixed order: as listed, or sorted where the pickle holds a set."""
-    return sorted(part, key=str) if isinstance(part, set | frozenset) else [_plain(item) for item in part]
+    names = sorted(part, key=str) if isinstance(part, set | frozenset) else [_plain(item) for item in part]
+    for name in names:
+        if not isinstance(name, str | int):
+            raise UserError(f"a dialogue is called {_shown(name)}", where=str(source), expected="a string or a number")
+    return names
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: whole where it is short and plain, else its type."""
+    text = repr(value) if isinstance(value, str | int | float | None) else ""
+    return text if 0 < len(text) <= 60 else f"a {type(value).__name__}"
 
 
 def _plain(value: Any) -> Any:
@@ -159,14 +187,23 @@ def _plain(value: Any) -> Any:
 
 
 def _of(parts: Mapping[str, Any], role: str, vid: Any, source: Path, count: int | None = None) -> list[Any]:
-    """One column of a dialogue, as long as the dialogue."""
-    try:
-        column = [_plain(item) for item in parts[role][vid]]
-    except KeyError:
-        raise UserError(f"dialogue {vid!r} has no {role}", where=str(source)) from None
-    if count is not None and len(column) != count:
-        raise UserError(f"dialogue {vid!r} has {len(column)} {role}", where=str(source), expected=f"{count}")
-    return column
+    """One column of a dialogue: as long as the dialogue, and each value of a kind that its role allows."""
+    where, dialogue = str(source), f"dialogue {_shown(vid)}"
+    column = parts[role].get(vid)
+    values = [_plain(item) for item in column] if _is_list(column) else None
+    if values is None:
+        raise UserError(f"{dialogue} has {'no' if column is None else _shown(column) + ' as'} {role}", where=where)
+    if count is not None and len(values) != count:
+        raise UserError(f"{dialogue} has {len(values)} {role}", where=where, expected=str(count))
+    allowed, words = _ALLOWED.get(role, (list | tuple | np.ndarray, "vectors of numbers"))
+    for turn, value in enumerate(values):
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise UserError(f"{role} of turn {turn} of {dialogue}: {_shown(value)}", where=where, expected=words)
+        if role == "labels" and not abs(value) < 2**31:  # NaN is not
+            raise UserError(
+                f"labels of turn {turn} of {dialogue}: {_shown(value)}", where=where, expected="finite numbers"
+            )
+    return values
 
 
 def _label_names(
@@ -189,26 +226,32 @@ def _label_names(
     return names
 
 
-def _unique_ids(parts: Mapping[str, Any], dialogues: Mapping[str, Sequence[Any]]) -> bool:
-    counts = Counter(str(uid) for vids in dialogues.values() for vid in vids for uid in parts["ids"].get(vid, ()))
+def _unique_ids(parts: Mapping[str, Any], dialogues: Mapping[str, Sequence[Any]], source: Path) -> bool:
+    counts = Counter(str(uid) for vids in dialogues.values() for vid in vids for uid in _of(parts, "ids", vid, source))
     return max(counts.values(), default=1) == 1
 
 
-def _speaker(value: Any, vid: Any, uid: str) -> str:
+def _speaker(value: Any, vid: Any, uid: str, where: str) -> str:
     """`M` of Ses01 is Ses01_M; a one-hot vector counts the speakers within its dialogue; nothing means the video."""
     if isinstance(value, str):
         session = session_of(Utterance(uid, value, "", "", dialogue=str(vid)))
         return f"{session or vid}_{value}" if value else str(vid)
-    if np.ndim(value) == 1:
-        return f"{vid}_speaker{int(np.argmax(value))}"
+    if not isinstance(value, int | float):
+        value = int(np.argmax(_vector(value, where))) if len(value) else ""
     return f"{vid}_speaker{value}"
 
 
 def _vector(value: Any, where: str) -> Array:
-    array = np.asarray(value, dtype=np.float32)
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"elements of type {array.dtype}")
+    except ValueError as error:  # lists of different lengths
+        raise UserError(f"is no array of numbers: {error}", where=where) from None
     if array.ndim not in (1, 2):
         raise UserError(f"has shape {array.shape}", where=where, expected="[d] or [T, d]")
-    return array
+    with np.errstate(over="ignore"):  # infinity is found where the corpus is checked
+        return array.astype(np.float32)
 
 
 def _from_folder(root: Path, uid: str, speaker: str) -> Array | None:
@@ -220,6 +263,8 @@ def _from_folder(root: Path, uid: str, speaker: str) -> Array | None:
         raise UserError("the folder of features does not exist", where=str(root))
     if "/" in uid or uid in ("", ".", ".."):
         raise UserError(f"utterance id {uid!r} is no file name", where=str(root))
+    if wrong := fault(uid, 200):
+        raise UserError(f"utterance id {uid[:40]!r} {wrong}", where=str(root), expected="a file name")
     single = root / f"{uid}.npy"
     if single.exists():
         paths = [single]
@@ -229,15 +274,15 @@ def _from_folder(root: Path, uid: str, speaker: str) -> Array | None:
             paths = [path for path in paths if path.name[0] == speaker]
     if not paths:
         return None
-    try:
-        loaded = [np.load(path, allow_pickle=False) for path in paths]
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(paths[0])) from None
-    frames = [array.reshape(-1, array.shape[-1]) for array in loaded if array.size]
+    loaded = [load_array(path, "biuf") for path in paths]
+    frames = [array.reshape(-1, array.shape[-1]) for array in loaded if array.size and array.ndim]
+    widths = {array.shape[1] for array in frames}
+    if len(widths) > 1:
+        raise UserError(f"its frames are {sorted(widths)} wide", where=str(paths[0].parent), expected="one width")
     return np.concatenate(frames).astype(np.float32) if frames else None
 
 
-def _carve_valid(draft: Draft, share: float, seed: int) -> None:
+def _carve_valid(draft: Draft, share: float, seed: int, where: str) -> None:
     """Move whole dialogues of train to valid: the pickles name none, and test may not serve as one."""
     if not 0 < share < 1:
         raise UserError(f"valid_share is {share:g}", expected="between 0 and 1")
@@ -246,7 +291,7 @@ def _carve_valid(draft: Draft, share: float, seed: int) -> None:
         utterance = Utterance(line["utterance_id"], line["speaker_id"], line["emotion"], str(number))
         units.setdefault(line["dialogue_id"], []).append(utterance)
     if len(units) < 2:
-        raise UserError("one training dialogue cannot be parted into train and valid", expected="two or more")
+        raise UserError("one training dialogue cannot be parted into train and valid", where=where, expected="two")
     groups = list(units.values())
     chosen = choose(groups, max(1, round(share * len(draft.splits["train"]))), derive("import", seed))
     ids = {utterance.id for unit in chosen for utterance in groups[unit]}

@@ -22,7 +22,7 @@ def import_meld(source: Path | str, folder: Path | str, *, name: str = "meld") -
         path = _file(source, word)
         for row in read_csv(path, COLUMNS):
             dialogue, number = row["Dialogue_ID"].strip(), row["Utterance_ID"].strip()
-            if not (dialogue.isdecimal() and number.isdecimal()):
+            if not (dialogue.isdecimal() and number.isdecimal() and len(number) < 19):
                 raise UserError(
                     f"Dialogue_ID {dialogue!r}, Utterance_ID {number!r}", where=f"{path}:{row.line}", expected="numbers"
                 )

@@ -6,14 +6,18 @@ Each CSV has `label, emotion_name, file_path, transcript`. The option names are 
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mer.data.importers.tabular import Row, read_csv
+from mer.data.importers.restricted_pickle import check_program
+from mer.data.importers.tabular import Row, read_csv, whole
 from mer.data.importers.writing import Array, Draft, refuse_full, write_corpus
 from mer.errors import UserError
+from mer.files import data_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,11 +97,12 @@ def _load(path: Path | str) -> _Padded:
     """One `.pt` file, loaded as weights only: nothing in it is run."""
     import torch
 
-    path = Path(path)
-    if not path.is_file():
-        raise UserError("the file does not exist", where=str(path), expected="a .pt file of {x, m, y}")
+    path = data_file(Path(path))
     try:
+        _check_size(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # torch raises many kinds for damaged files and refused classes
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -110,6 +115,17 @@ def _load(path: Path | str) -> _Padded:
         x, m, y = (torch.as_tensor(content[key]) for key in ("x", "m", "y"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"x, m, y are not tensors: {error}", where=str(path)) from None
+    for name, tensor in (("x", x), ("m", m), ("y", y)):
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.is_complex():
+            found = f"{str(tensor.layout).removeprefix('torch.')} {tensor.dtype} on device {tensor.device}"
+            raise UserError(f"{name} is {found}", where=str(path), expected="a dense tensor of real numbers on the CPU")
+        if tensor.numel() > path.stat().st_size:
+            raise UserError(
+                f"{name} has {tensor.numel()} elements in a file of {path.stat().st_size} bytes",
+                where=str(path),
+                expected="a tensor that is stored whole",
+            )
     if x.dim() == 2:  # one vector an utterance
         x = x.unsqueeze(1)
         m = m.reshape(len(m), -1)
@@ -119,7 +135,7 @@ def _load(path: Path | str) -> _Padded:
             where=str(path),
             expected="x [N, T, d], m [N, T], y [N]",
         )
-    if y.is_floating_point() and not bool((y == y.round()).all()):
+    if y.is_floating_point() and not bool(((y == y.round()) & (y.abs() < 2**62)).all()):
         raise UserError("the labels y are not whole numbers", where=str(path), expected="integers")
     if not bool(((m == 0) | (m == 1)).all()):
         raise UserError("the mask m holds other values than 0 and 1", where=str(path), expected="1 = real frame")
@@ -128,14 +144,30 @@ def _load(path: Path | str) -> _Padded:
     return _Padded(path, x, m.bool(), tuple(int(label) for label in y.tolist()))
 
 
+def _check_size(path: Path) -> None:
+    """Refuse what would grow when it is loaded: a compressed archive, and a pickle that multiplies."""
+    with path.open("rb") as stream:
+        if stream.read(4) != b"PK\3\4":
+            stream.seek(0)
+            for _ in range(4):  # the old format: magic number, version, system, content
+                check_program(stream)
+            return
+    with zipfile.ZipFile(path) as archive:
+        entries, most = archive.infolist(), path.stat().st_size
+        if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > most for entry in entries):
+            raise UserError("is a compressed archive", where=str(path), expected="a file that torch.save wrote")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                check_program(io.BytesIO(archive.read(entry)))
+
+
 def _label_names(rows: Sequence[Row], path: Path) -> dict[int, str]:
     """Label number to name, in order; a number with two names or a name with two numbers is a mistake."""
     names: dict[int, str] = {}
     for row in rows:
-        try:
-            label = int(float(row["label"]))
-        except ValueError:
-            raise UserError(f"label {row['label']!r}", where=f"{path}:{row.line}", expected="a whole number") from None
+        label = whole(row["label"])
+        if label is None:
+            raise UserError(f"label {row['label']!r}", where=f"{path}:{row.line}", expected="a whole number")
         name = names.setdefault(label, row["emotion_name"])
         if name != row["emotion_name"]:
             raise UserError(
@@ -162,7 +194,7 @@ def _describe(
     for split, rows in found.items():
         path = test_csv if split == "test" else train_csv
         for number, (row, label) in enumerate(zip(rows, y[split], strict=True)):
-            if int(float(row["label"])) != label:
+            if whole(row["label"]) != label:
                 raise UserError(
                     f"label {row['label']} here, but {label} for utterance {number} of the {split} features",
                     where=f"{path}:{row.line}",

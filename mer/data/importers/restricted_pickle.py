@@ -6,17 +6,20 @@ numpy itself never sees the stream: arrays are rebuilt from their bytes, shape a
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
+import pickletools
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from mer.errors import UserError
+from mer.files import read_data
 
 _DEPTH = 50
 _PLAIN = re.compile(r"^[<>|=]?([?]|[biuf][1248]|[bhilqBHILQefd]|[SU]\d{1,6}|O8?)$")
@@ -61,7 +64,7 @@ def _build(data: object, dtype: object, shape: object, order: object = "C") -> n
             raise pickle.UnpicklingError("an array of objects whose content does not fit its shape")
         items = np.empty(count, dtype=object)
         for number, item in enumerate(data):
-            items[number] = _settled(item)
+            items[number] = item
         return items.reshape(shape, order=order)
     if isinstance(data, str):  # written by Python 2
         data = data.encode("latin-1")
@@ -115,6 +118,78 @@ _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
+LARGEST = 100
+"""How many parts a pickle's content may have for each step of its program, shared parts counted wherever they stand."""
+
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+_CHANGED = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
+"""Steps that change the container below what they take."""
+
+
+def check_program(stream: IO[bytes]) -> None:
+    """Read a pickle's program without running it, and refuse one that would grow or never end.
+
+    Tuples of tuples that are used twice have as many parts as there are grains on a chess board, and to hash them is to
+    visit each; a place in the memo, like the length of a number, is memory that is claimed. So each value on the stack
+    is weighed: [parts, levels of nesting], the same list wherever the value is used again.
+    """
+    stack: list[list[int] | None] = []  # None is a mark
+    memo: dict[int, list[int]] = {}
+    count, total, name = 0, 0, ""
+    while name != "STOP":
+        opcode = _OPCODES[stream.read(1)]
+        count, name = count + 1, opcode.name
+        if name == "STRING":  # whose reader takes ASCII alone
+            argument: Any = stream.readline()
+        else:
+            argument = opcode.arg and opcode.arg.reader(stream)
+        if isinstance(argument, int) and abs(argument) >= 2**127:
+            raise pickle.UnpicklingError("a number of more than 128 bits")
+        if name == "MARK":
+            stack.append(None)
+        elif "PUT" in name or name == "MEMOIZE":
+            place = len(memo) if argument is None else int(argument)
+            if place > count:
+                raise pickle.UnpicklingError(f"place {place} of a memo of {count}")
+            memo[place] = _weighed(stack)
+        elif "GET" in name:
+            if argument not in memo:
+                raise pickle.UnpicklingError(f"nothing at place {argument} of its memo")
+            stack.append(memo[argument])
+        elif name == "DUP":
+            stack.append(_weighed(stack))
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            kinds = [kind.name for kind in opcode.stack_before]
+            taken = []
+            if "mark" in kinds:
+                while stack and stack[-1] is not None:
+                    taken.append(stack.pop())
+                if not stack:
+                    raise pickle.UnpicklingError("no mark where one is needed")
+                stack.pop()
+                kinds = kinds[: kinds.index("mark")]
+            for _ in kinds:
+                taken.append(_weighed(stack))
+                stack.pop()
+            changed = taken.pop() if name in _CHANGED else [0, 0]
+            parts = 1 + sum(item[0] for item in taken if item)
+            depth = 1 + max((item[1] for item in taken if item), default=0)
+            total += parts
+            if total > LARGEST * (count + 1000):
+                raise pickle.UnpicklingError("its parts multiply")
+            if depth > _DEPTH:
+                raise RecursionError
+            changed[:] = [changed[0] + parts, max(changed[1], depth)]
+            stack += [changed] * len(opcode.stack_after)
+
+
+def _weighed(stack: list[list[int] | None]) -> list[int]:
+    found = stack[-1] if stack else None
+    if found is None:
+        raise pickle.UnpicklingError("nothing on the stack where something is needed")
+    return found
+
+
 class _Restricted(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -126,11 +201,9 @@ class _Restricted(pickle.Unpickler):
 def load_pickle(path: Path | str) -> Any:
     """The content of a pickle of containers, strings, numbers and numpy arrays; anything else is refused, unrun."""
     path = Path(path)
+    data = read_data(path)
     try:
-        with path.open("rb") as stream:
-            return _load(stream)
-    except FileNotFoundError:
-        raise UserError("the pickle does not exist", where=str(path)) from None
+        return _load(data)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"the pickle is refused: {error}", where=str(path), expected="numpy arrays and containers, nothing else"
@@ -143,22 +216,50 @@ def load_pickle(path: Path | str) -> Any:
         ) from None
 
 
-def _load(stream: IO[bytes]) -> Any:
-    return _settled(_Restricted(stream, encoding="latin1").load())
+def _load(data: bytes) -> Any:
+    check_program(io.BytesIO(data))
+    return _Settling(LARGEST * (len(data) + 1000)).settled(_Restricted(io.BytesIO(data), encoding="latin1").load())[0]
 
 
-def _settled(value: Any, depth: int = 0) -> Any:
-    """The value with every stand-in replaced by what it stands for."""
-    if depth > _DEPTH:
-        raise RecursionError
-    if isinstance(value, _Array):
-        if value.value is None:
-            raise pickle.UnpicklingError("an array without content")
-        return value.value
-    if isinstance(value, _Dtype):
-        return value.dtype
-    if isinstance(value, dict):
-        return {key: _settled(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_settled(item, depth + 1) for item in value)
-    return value
+class _Settling:
+    """Replaces every stand-in by what it stands for, each value once, and counts the parts that whoever walks the
+    content will meet."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.done: dict[int, tuple[Any, int]] = {}
+
+    def settled(self, value: Any, depth: int = 0) -> tuple[Any, int]:
+        if depth > _DEPTH:
+            raise RecursionError
+        if not isinstance(value, _Array | _Dtype | dict | list | tuple | set | frozenset):
+            return value, 1
+        if id(value) not in self.done:
+            found, parts = self._anew(value, depth + 1)
+            if parts > self.most:
+                raise pickle.UnpicklingError("its parts multiply")
+            self.done[id(value)] = found, parts
+        return self.done[id(value)]
+
+    def _anew(self, value: Any, depth: int) -> tuple[Any, int]:
+        if isinstance(value, _Dtype):
+            return value.dtype, 1
+        if isinstance(value, _Array):
+            if value.value is None:
+                raise pickle.UnpicklingError("an array without content")
+            if not value.value.dtype.hasobject:
+                return value.value, 1
+            items, parts = self._all(value.value.ravel(), depth)
+            flat = np.empty(len(items), dtype=object)
+            for number, item in enumerate(items):
+                flat[number] = item
+            return flat.reshape(value.value.shape), parts
+        if isinstance(value, dict):
+            items, parts = self._all(value.values(), depth)
+            return dict(zip(value, items, strict=True)), parts
+        items, parts = self._all(value, depth)
+        return type(value)(items), parts
+
+    def _all(self, values: Iterable[Any], depth: int) -> tuple[list[Any], int]:
+        found = [self.settled(item, depth) for item in values]
+        return [item for item, _ in found], 1 + sum(parts for _, parts in found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mer.errors import UserError, nearest
+from mer.files import read_data
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,22 @@ def read_csv(path: Path | str, needed: Sequence[str]) -> list[Row]:
     """Every record, with all of the needed columns."""
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError("the csv does not exist", where=str(path)) from None
+        text = read_data(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"byte {error.start} is not UTF-8", where=str(path), expected="UTF-8") from None
     reader = csv.DictReader(text.splitlines(keepends=True))
-    columns = reader.fieldnames or []
-    for column in needed:
-        if column not in columns:
-            raise UserError(
-                f"there is no column {column!r} among {', '.join(columns) or 'none'}",
-                where=f"{path}:1",
-                expected=", ".join(needed),
-                nearest=nearest(column, columns),
-            )
     rows = []
     try:
+        columns = reader.fieldnames or []
+        for column in needed:
+            if columns.count(column) != 1:
+                many = "no" if column not in columns else "more than one"
+                raise UserError(
+                    f"there is {many} column {column!r} among {', '.join(columns) or 'none'}",
+                    where=f"{path}:1",
+                    expected=", ".join(needed),
+                    nearest=nearest(column, columns),
+                )
         for record in reader:
             short = [column for column in needed if record[column] is None]
             if short:
@@ -50,3 +50,16 @@ def read_csv(path: Path | str, needed: Sequence[str]) -> list[Row]:
     except csv.Error as error:
         raise UserError(f"is not a csv: {error}", where=f"{path}:{reader.line_num}") from None
     return rows
+
+
+def whole(text: str) -> int | None:
+    """The number that a cell of a table holds, where it is a whole one of 64 bits at most (`3`, `3.0`).
+
+    >>> whole("3"), whole("3.0"), whole("3.5"), whole("inf"), whole("1e400"), whole("")
+    (3, 3, None, None, None, None)
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if abs(value) < 2**63 and value == int(value) else None

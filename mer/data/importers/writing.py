@@ -48,10 +48,10 @@ def write_corpus(draft: Draft, folder: Path | str) -> Path:
     folder = Path(folder)
     refuse_full(folder)
     make_folder(folder.parent)
-    building = Path(tempfile.mkdtemp(prefix=f"_{folder.name}.", dir=folder.parent))
+    building = Path(tempfile.mkdtemp(prefix=f"_{folder.name[:40]}.", dir=folder.parent))
     try:
         building.chmod(0o755)
-        _write(draft, building)
+        _write(draft, building, str(folder))
         errors = [problem.as_error() for problem in read_folder(building).problems if problem.severity == "error"]
         if errors:
             raise UserErrors([UserError(f"what was imported into {folder} would not be sound"), *errors])
@@ -68,29 +68,30 @@ def refuse_full(folder: Path) -> None:
         raise UserError("there is something in the way", where=str(folder), expected="a folder that does not exist")
 
 
-def _write(draft: Draft, folder: Path) -> None:
+def _write(draft: Draft, folder: Path, where: str) -> None:
     widths: dict[str, int] = {}
     if draft.features:
         (folder / "features").mkdir()
     for modality, rows in draft.features.items():
-        widths[modality] = _write_features(folder / "features", modality, rows)
+        widths[modality] = _write_features(folder / "features", modality, rows, where)
     for split in SPLITS:
         lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) for line in draft.splits[split]]
-        (folder / f"{split}.jsonl").write_bytes("".join(line + "\n" for line in lines).encode("utf-8"))
+        # a lone surrogate is written as it is, and refused where the folder is read back
+        (folder / f"{split}.jsonl").write_bytes("".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass"))
     description: dict[str, Any] = {"name": draft.name, "labels": list(draft.labels), "features": widths}
     if draft.language:
         description["language"] = draft.language
     if draft.note:
         description["note"] = draft.note
     text = json.dumps(description, ensure_ascii=False, indent=1) + "\n"
-    (folder / "corpus.json").write_bytes(text.encode("utf-8"))
+    (folder / "corpus.json").write_bytes(text.encode("utf-8", "surrogatepass"))
 
 
-def _write_features(folder: Path, modality: str, rows: Sequence[Array | None]) -> int:
+def _write_features(folder: Path, modality: str, rows: Sequence[Array | None], where: str) -> int:
     """`[N, d]` where every row is one frame, else `[frames, d]` with offsets. Returns d."""
     widths = {row.shape[1] for row in rows if row is not None and len(row)}
     if len(widths) != 1:
-        raise UserError(f"{modality} features are {sorted(widths)} wide", expected="one width")
+        raise UserError(f"{modality} features are {sorted(widths)} wide", where=where, expected="one width")
     width = widths.pop()
     filled = [np.zeros((0, width), np.float32) if row is None else row.reshape(-1, width) for row in rows]
     dtype = np.float16 if all(row.dtype == np.float16 for row in filled if len(row)) else np.float32

@@ -9,8 +9,10 @@ from mer.data.reading.across import check_dialogues, check_ids, settle_labels, s
 from mer.data.reading.description import read_description
 from mer.data.reading.features import read_features
 from mer.data.reading.found import FeatureFile, Problem, Reading, Severity
+from mer.data.reading.json_text import short
 from mer.data.reading.lines import read_split
 from mer.data.reading.paths import WavPaths
+from mer.names import corpus_fault
 
 __all__ = ["FeatureFile", "Problem", "Reading", "Severity", "read_folder"]
 
@@ -24,6 +26,10 @@ def read_folder(folder: Path) -> Reading:
         reading.add("error", "no_folder", f"the corpus folder {what}", str(folder), expected="a folder")
         return reading
     described = read_description(reading)
+    name = described.get("name", reading.info.name)
+    if wrong := corpus_fault(name):
+        where = "corpus.json" if "name" in described else str(folder)
+        reading.add("error", "description", f"the corpus's name {short(name)} {wrong}", where)
     read_features(reading, described.get("features"))
     paths = WavPaths(folder)
     for split in SPLITS:
@@ -33,7 +39,7 @@ def read_folder(folder: Path) -> Reading:
     labels = settle_labels(reading, described.get("labels"))
     reading.info = CorpusInfo(
         folder=folder,
-        name=described.get("name", reading.info.name),
+        name=name,
         labels=labels,
         language=described.get("language"),
         note=described.get("note", ""),

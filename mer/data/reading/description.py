@@ -6,8 +6,10 @@ import codecs
 from typing import Any
 
 from mer.data.reading.found import Reading
-from mer.data.reading.json_text import kind_of, parse
-from mer.errors import nearest
+from mer.data.reading.json_text import kind_of, one_line, parse, short
+from mer.errors import UserError, nearest
+from mer.files import read_data
+from mer.names import fault
 
 CORPUS_FIELDS = ("name", "labels", "language", "note", "synthetic", "features")
 
@@ -17,9 +19,12 @@ def read_description(reading: Reading) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = parse(path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8"))
-    except (ValueError, OSError) as error:
-        reading.add("error", "description", f"cannot be read: {error}", "corpus.json", expected="a JSON object")
+        found = parse(read_data(path, reading.folder).removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except UserError as error:
+        reading.add("error", "description", error.problem, "corpus.json", expected="a JSON object")
+        return {}
+    except ValueError as error:
+        reading.add("error", "description", one_line(error), "corpus.json", expected="a JSON object in UTF-8")
         return {}
     if not isinstance(found, dict):
         reading.add("error", "description", f"holds {kind_of(found)}", "corpus.json", expected="a JSON object")
@@ -44,6 +49,9 @@ def read_description(reading: Reading) -> dict[str, Any]:
         else:
             sound[key] = value
     labels = sound.get("labels")
+    for label in labels or ():
+        if isinstance(label, str) and (wrong := fault(label)):
+            reading.add("error", "description", f"the label {short(label)} {wrong}", "corpus.json")
     if labels is not None and (
         not labels or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels)
     ):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from mer.data.arrays import load_array
 from mer.data.reading.found import FeatureFile, Reading
-from mer.data.reading.json_text import one_line
-from mer.errors import nearest
+from mer.data.reading.json_text import short
+from mer.errors import UserError, nearest
+from mer.names import fault
 
 
 def read_features(reading: Reading, declared: Mapping[str, object] | None) -> None:
@@ -22,8 +27,9 @@ def read_features(reading: Reading, declared: Mapping[str, object] | None) -> No
             continue
         if path.name.startswith("_"):
             continue
-        if not path.resolve().is_relative_to(reading.folder.resolve()):
-            reading.add("error", "path", "leads out of the corpus folder", f"features/{path.name}")
+        if (wrong := fault(path.stem)) or "." in path.stem:
+            problem = f"the modality {short(path.stem)} {wrong or 'has a dot in its name'}"
+            reading.add("error", "features", problem, "features", expected="a name such as visual")
             continue
         file = _header(reading, path)
         if file is not None:
@@ -31,7 +37,7 @@ def read_features(reading: Reading, declared: Mapping[str, object] | None) -> No
     for modality, width in (declared or {}).items():
         where = "corpus.json"
         file = reading.features.get(modality)
-        if not (folder / f"{modality}.npy").exists():
+        if file is None and not os.path.exists(folder / f"{modality}.npy"):
             known = [path.stem for path in arrays if not path.name.endswith(".offsets.npy")]
             reading.add(
                 "error", "features", f"features/{modality}.npy does not exist", where, nearest=nearest(modality, known)
@@ -52,27 +58,22 @@ def read_features(reading: Reading, declared: Mapping[str, object] | None) -> No
 
 
 def _header(reading: Reading, path: Path) -> FeatureFile | None:
-    where = f"features/{path.name}"
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        reading.add("error", "features", f"cannot be read: {one_line(error)}", where, expected="a .npy array")
+    array = _array(reading, path, "f", "[N, d] or [frames, d] of floats")
+    if array is None:
         return None
-    if array.ndim != 2 or array.dtype.kind != "f":
-        found = f"shape {tuple(array.shape)}, {array.dtype}"
+    if array.ndim != 2 or 0 in array.shape:
+        found, where = f"shape {tuple(array.shape)}, {array.dtype}", f"features/{path.name}"
         reading.add("error", "features", f"has {found}", where, expected="[N, d] or [frames, d] of floats")
         return None
     frames, dim = int(array.shape[0]), int(array.shape[1])
     offsets_path = path.with_name(f"{path.stem}.offsets.npy")
-    if not offsets_path.exists():
+    if not os.path.lexists(offsets_path):
         return FeatureFile(path, frames, dim, frames)
-    where = f"features/{offsets_path.name}"
-    try:
-        offsets = np.load(offsets_path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        reading.add("error", "features", f"cannot be read: {one_line(error)}", where, expected="int64 [N + 1]")
+    offsets = _array(reading, offsets_path, "iu", "int64 [N + 1]")
+    if offsets is None:
         return None
-    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 1:
+    where = f"features/{offsets_path.name}"
+    if offsets.ndim != 1 or len(offsets) < 1:
         found = f"shape {tuple(offsets.shape)}, {offsets.dtype}"
         reading.add("error", "features", f"has {found}", where, expected="int64 [N + 1]")
         return None
@@ -88,3 +89,12 @@ def _header(reading: Reading, path: Path) -> FeatureFile | None:
         return None
     empty = frozenset(int(row) for row in np.flatnonzero(lengths == 0))
     return FeatureFile(path, len(lengths), dim, frames, empty)
+
+
+def _array(reading: Reading, path: Path, kinds: str, expected: str) -> npt.NDArray[Any] | None:
+    try:
+        return load_array(path, kinds, reading.folder)
+    except UserError as error:
+        code = "path" if error.problem.startswith("leads out") else "features"
+        reading.add("error", code, error.problem, f"features/{path.name}", expected=expected)
+        return None

@@ -9,9 +9,11 @@ from typing import Any
 
 from mer.data.corpus import Utterance
 from mer.data.reading.found import Reading
-from mer.data.reading.json_text import has_surrogates, kind_of, one_line, parse, short
+from mer.data.reading.json_text import kind_of, parse, short
 from mer.data.reading.paths import WavPaths
-from mer.errors import nearest
+from mer.errors import UserError, nearest
+from mer.files import read_data
+from mer.names import LONGEST, fault
 
 FIELDS = (
     "utterance_id", "speaker_id", "emotion", "wav_path", "start", "end",
@@ -49,10 +51,9 @@ def read_split(reading: Reading, split: str, paths: WavPaths) -> list[Utterance]
 def _content(reading: Reading, name: str) -> bytes:
     """The bytes of a file without a byte order mark; empty, with the problem added, where they are not to be had."""
     try:
-        raw = (reading.folder / name).read_bytes()
-    except OSError as error:
-        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        reading.add("error", "no_split", f"the file {what}", name, expected="one JSON object a line")
+        raw = read_data(reading.folder / name, reading.folder)
+    except UserError as error:
+        reading.add("error", "no_split", error.problem, name, expected="one JSON object a line")
         return b""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         reading.add("error", "encoding", "is UTF-16", name, expected="UTF-8")
@@ -69,9 +70,7 @@ def _record(reading: Reading, line: bytes, where: str) -> dict[str, Any] | None:
         found = f"byte 0x{line[error.start]:02x} at column {error.start + 1} is not UTF-8"
         reading.add("error", "encoding", found, where, expected="UTF-8")
     except ValueError as error:
-        reading.add("error", "json", f"is not JSON: {one_line(error)}", where, expected="one object a line")
-    except RecursionError:
-        reading.add("error", "json", "is nested too deeply", where, expected="one flat object a line")
+        reading.add("error", "json", str(error), where, expected="one object a line")
     else:
         if isinstance(record, dict):
             return record
@@ -90,7 +89,7 @@ class _Line:
         self._required()
         speaker, dialogue = self._identifier("speaker_id"), self._identifier("dialogue_id")
         identifier = self._identifier("utterance_id")
-        emotion = self._text("emotion")
+        emotion = self._text("emotion", is_name=True)
         if emotion and self.where.startswith("train."):
             self.reading.trained.add(emotion)
         start, end = (self._number(key, least=0, unit=" of seconds from 0") for key in ("start", "end"))
@@ -98,8 +97,8 @@ class _Line:
         if end is not None and end <= (start or 0.0):
             self._error("times", f"end {end:g} is not after start {start or 0:g}", "start < end")
         transcript, wav = self._text("transcript", may_be_empty=True), self._text("wav_path")
-        if wav is not None and (fault := paths.fault(wav)) is not None:
-            code, problem, expected = fault
+        if wav is not None and (broken := paths.fault(wav)) is not None:
+            code, problem, expected = broken
             self._error(code, f"wav_path {wav!r} {problem}", expected)
         row, lacks = self._row(), self._lacks()
         if self.refused or identifier is None or speaker is None or emotion is None:
@@ -137,12 +136,15 @@ class _Line:
         value = self.record.get(key)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
-        if value is None or (isinstance(value, str) and value.strip()):
+        if not isinstance(value, str | None) or (value is not None and not value.strip()):
+            self._wrong(key, "a string that is not empty")
+        elif value is not None and (wrong := fault(value, 5 * LONGEST)):
+            self._error("type", f"{key} {short(value)} {wrong}", "a name that can be shown")
+        else:
             return value
-        self._wrong(key, "a string that is not empty")
         return None
 
-    def _text(self, key: str, may_be_empty: bool = False) -> str | None:
+    def _text(self, key: str, may_be_empty: bool = False, is_name: bool = False) -> str | None:
         value = self.record.get(key)
         if value is None:
             return None
@@ -150,8 +152,8 @@ class _Line:
             self._wrong(key, "a string")
         elif not may_be_empty and not value.strip():
             self._wrong(key, "a string that is not empty")
-        elif has_surrogates(value):
-            self._wrong(key, "text without lone surrogates", "encoding")
+        elif is_name and (wrong := fault(value)):
+            self._error("type", f"{key} {short(value)} {wrong}", "a name that can be shown")
         else:
             return value
         return None

@@ -296,6 +296,8 @@ def test_shipped_spaces_make_plans(name, open_fake):
 def test_several_corpora_alternate_and_have_their_own_contrasts(plan_of, open_fake, tmp_path):
     import dataclasses
 
+    from mer.data.demo import demo_corpus
+
     file = tmp_path / "two.yaml"
     file.write_text(
         "corpora: [demo, second]\nbase: {encoders: {audio: fourier2vec}}\nfactors: {pooling: [mean, min]}\n"
@@ -304,7 +306,7 @@ def test_several_corpora_alternate_and_have_their_own_contrasts(plan_of, open_fa
     )
 
     def opened(name):
-        return dataclasses.replace(open_fake("demo"), name=name)
+        return dataclasses.replace(open_fake("demo"), name=name, folder=demo_corpus())
 
     plan = make_plan(file, open_corpus=opened)
     assert [(cell.corpus, cell.name) for cell in plan.cells] == [

@@ -91,7 +91,7 @@ def test_bad_arrays_are_refused(tmp_path: Path) -> None:
     refused(r"masks of shape \(40, 3\); expected \(40, 2\)", MASK, order=("audio", "text"))
     refused(r"values \[-1, 2\]; expected 0 and 1", np.where(MASK, 2, -1))
     refused(r"masks with the values \[nan\]", np.where(MASK, 1.0, np.nan))
-    refused(r"masks of type <U21; expected 0 and 1", MASK.astype(int).astype(str))
+    refused(r"the masks cannot be read: has shape \(40, 3\), <U21; expected 0 and 1", MASK.astype(int).astype(str))
     refused(r"have no modality at all, 'u\d+' first; expected at least one each", MASK * (np.arange(40) % 2)[:, None])
     refused(r"read with the other polarity, each would have one", np.zeros((40, 3)))
     refused(r"40 of 40 utterances have no modality", np.ones((40, 3)), polarity="missing")

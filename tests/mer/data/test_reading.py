@@ -180,7 +180,7 @@ def test_splits_that_are_absent_or_empty(sound: Path, content: bytes | None, mes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "corpus.json: cannot be read: Expecting property name"),
+        ("{", "corpus.json: is not JSON: Expecting property name"),
         ("[]", "corpus.json: holds a list; expected a JSON object"),
         ('{"labels": "sad"}', "corpus.json: 'labels' is a string; expected a list"),
         ('{"labels": ["sad", "sad"]}', "corpus.json: 'labels' is ['sad', 'sad']; expected distinct strings"),
