@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer import sealed
 from mer.errors import UserError, nearest
 from mer.files import make_folder, share
 
@@ -195,7 +196,7 @@ def imported_predictions(run: Run) -> pd.DataFrame:
     files = sorted(p for p in folder.glob("*.parquet") if not p.name.startswith("_")) if folder.is_dir() else []
     parts = []
     for path in files:
-        rows = pd.read_parquet(path)
+        rows = sealed.read(path.read_bytes(), str(path)).to_pandas()
         corpus = str(rows["corpus"].iloc[0])
         if corpus not in run.corpora:
             continue

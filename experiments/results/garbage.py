@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from experiments.results.ledger import Ledger
 from experiments.slots import Status
+from mer import sealed
 from mer.storage import open_store
 
 
@@ -36,9 +35,10 @@ def find_garbage(results: str) -> Garbage:
     runs = []
     for name in store.folders(""):
         try:
-            table = pq.read_table(io.BytesIO(store.read(f"{name}/trials.parquet")))
+            data = store.read(f"{name}/trials.parquet")
         except (FileNotFoundError, NotADirectoryError):
             continue
+        table = sealed.of_a_run(data, store.path(f"{name}/trials.parquet"), ["trial"])
         runs.append(name)
         used.update(trial for trial in table["trial"].to_pylist() if trial)
         if "bundle" in table.column_names:
