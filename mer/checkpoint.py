@@ -22,7 +22,7 @@ from mer.data.store import FeatureStore
 from mer.data.store.shared import open_features
 from mer.errors import UserError
 from mer.evaluation import Predictions, predict
-from mer.files import make_folder, share_tree
+from mer.files import commit_folder, make_folder
 from mer.model import Model, build_model, needs_dialogues
 from mer.recipe import Recipe
 
@@ -96,10 +96,9 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, staging / "model.safetensors")
     (staging / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
-    share_tree(staging)
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        staging.rename(folder)
+        commit_folder(staging, folder)
     except OSError:
         shutil.rmtree(staging, ignore_errors=True)
         if not (folder / "config.json").exists():

@@ -23,7 +23,7 @@ from experiments.reporting.run import Run, load_run
 from experiments.reporting.tables.latex import to_latex
 from experiments.reporting.tables.plain import to_csv, to_markdown
 from mer.errors import UserError
-from mer.files import make_folder, share
+from mer.files import make_folder, share, sync_folder, sync_tree
 
 FOLDER = "report"
 
@@ -85,6 +85,7 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
 
 
 def _replace(new: Path, old: Path) -> None:
+    sync_tree(new)
     if old.exists():
         away = old.with_name(f"{new.name}-old")
         os.replace(old, away)
@@ -92,3 +93,4 @@ def _replace(new: Path, old: Path) -> None:
         shutil.rmtree(away, ignore_errors=True)
     else:
         os.replace(new, old)
+    sync_folder(old.parent)

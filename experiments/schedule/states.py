@@ -1,7 +1,7 @@
 """Resume states: what a work item needs to go on after its worker is gone, on the storage that all machines share.
 
-    _state/<item>     one file: a checksum of the rest; a line of JSON (rows and cost so far of each trial); then the
-                      trainer's own bytes
+    _state/<item>     one file: a line of JSON (rows and cost so far of each trial), the trainer's own bytes, and a
+                      line with a checksum of the two
 
 Apart from checkpoints, replaced atomically, removed when the item's last trial is committed.
 """
@@ -51,14 +51,14 @@ class Saved:
 def save(store: Store, item: str, saved: Saved) -> None:
     head = {"parts": [asdict(part) for part in saved.parts], "peak_memory_mb": saved.peak_memory_mb}
     data = json.dumps(head).encode() + b"\n" + saved.payload
-    store.put(f"{FOLDER}/{item}", checksum(data).encode() + b"\n" + data)
+    store.put(f"{FOLDER}/{item}", data + b"\n" + checksum(data).encode())
     visit("state.saved")
 
 
 def load(store: Store, item: str) -> Saved | None:
     """The saved state of an item; None if there is none or it cannot be read (the item then starts over)."""
     try:
-        seal, _, data = store.read(f"{FOLDER}/{item}").partition(b"\n")
+        data, _, seal = store.read(f"{FOLDER}/{item}").rpartition(b"\n")
         if seal != checksum(data).encode():
             raise ValueError("it does not match its checksum")
         head, _, payload = data.partition(b"\n")

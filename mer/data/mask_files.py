@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mer.errors import UserError, unknown
-from mer.files import make_folder, write
+from mer.files import write
 from mer.recipe import MissingConfig
 
 FORMAT = "mer masks 1"
@@ -34,7 +34,6 @@ def freeze(
     _check(available, ids, modalities, str(path))
     content = _content(ids, modalities, available)
     found = {"format": FORMAT, "about": dict(about or {}), "digest": _digest(content), **content}
-    make_folder(path.parent)
     write(path, json.dumps(found, ensure_ascii=False, indent=0).encode())
     return str(found["digest"])
 
