@@ -22,6 +22,7 @@ import hashlib
 import io
 import itertools
 import operator
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,7 @@ from mer import sealed
 from mer.errors import UserError
 from mer.faults import visit
 from mer.sealed import Damaged, unreadable
-from mer.storage import Store, open_store
+from mer.storage import LISTED_S, Store, open_store
 
 FOLDER = "ledger"
 LIGHT = tuple(name for name in TRIAL_PART.names if name != "predictions")
@@ -67,6 +68,8 @@ class Ledger:
         self.store = open_store(root) if isinstance(root, str) else root
         self._parts: dict[str, pa.Table] = {}
         self._ignored: set[str] = set()
+        self._wanted: set[str] = set()
+        self._given_up: set[str] = set()
         self._snapshot: Snapshot | None = None
         self.notices: list[str] = []
         """What a person should know of the last refresh: damaged parts and what was done about them."""
@@ -84,35 +87,46 @@ class Ledger:
 
     # ---- reading ---------------------------------------------------------------------------------------------
 
-    def refresh(self) -> Snapshot:
-        """Everything there is now; reads only what is new."""
-        before = self._snapshot
-        found = self._refresh()
-        for _ in range(5):  # what was there and is not any more was removed on purpose, or missed by a listing
-            if before is None or before.rows.keys() <= found.rows.keys():
+    def refresh(self, expected: Iterable[str] = ()) -> Snapshot:
+        """Everything there is now; reads only what is new.
+
+        What is known to have been written (`expected`, and what was there before) is waited for: a listing may be
+        some seconds old, on NFS and in some object stores. So are parts that are listed and gone: what is left of
+        them lies in a newer one.
+        """
+        self._wanted = (self._wanted | set(expected)) - self._given_up
+        deadline, pause = time.monotonic() + LISTED_S, 0.0
+        while True:
+            found, gone = self._look()
+            lacking = self._wanted - self._given_up - found.rows.keys()
+            if not (gone or lacking) or time.monotonic() > deadline:
                 break
-            found = self._refresh()
+            time.sleep(pause)
+            pause = min(2 * pause + 0.05, 5.0)
+        if lacking:
+            self._given_up |= lacking
+            self.notices.append(f"{len(lacking)} trials are not there any more: removed, or not listed by the storage")
+        self._wanted = set(found.rows)
         return found
 
-    def _refresh(self) -> Snapshot:
+    def _look(self) -> tuple[Snapshot, bool]:
+        """What a listing shows, and whether something of it was gone when it was read."""
         names = [name for name in self._list() if name not in self._ignored]
         new = [name for name in names if name not in self._parts]
         if self._snapshot is not None and not new and len(names) == len(self._parts):
-            return self._snapshot
+            return self._snapshot, False
         gone = False
         for name, table in self._read_all(new):
             if table is None:
-                gone = True
+                gone = gone or name not in self._ignored
             else:
                 self._parts[name] = table
         for name in set(self._parts) - set(names):
             del self._parts[name]
-        if gone:  # compacted or quarantined under our eyes: what replaces it is in a new listing
-            return self._refresh()
         tables = list(self._parts.values())
         whole = pa.concat_tables(tables) if tables else pa.Table.from_batches([], schema=TRIAL_PART).select(LIGHT)
         self._snapshot = Snapshot(whole)
-        return self._snapshot
+        return self._snapshot, gone
 
     def predictions(self, trials: Iterable[str]) -> Iterator[pa.Table]:
         """The whole rows, predictions included, of the attempts that count for some trials, a row group at a time.
@@ -209,6 +223,8 @@ class Ledger:
     def _quarantine(self, name: str, damage: Damaged) -> None:
         """Move a damaged part out of the way, saving the row groups of a compacted part that are whole."""
         path = f"{FOLDER}/{name}"
+        if name in self._parts:
+            self._given_up.update(self._parts[name]["trial"].to_pylist())
         try:
             data = self.store.read(path)
         except FileNotFoundError:
@@ -308,6 +324,7 @@ class Ledger:
     def rewrite_without(self, trials: set[str]) -> int:
         """Forget trials (`mer gc`): parts that hold them are replaced by parts that do not. Returns rows removed."""
         removed = 0
+        self._given_up |= trials
         forgotten = pa.array(sorted(trials), pa.string())
         for name, pairs in itertools.groupby(self._walk(), key=operator.itemgetter(0)):
             groups = [group for _, group in pairs]
