@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import time
@@ -25,7 +24,7 @@ from mer.data.store import FeatureStore
 from mer.data.store.shared import open_features
 from mer.errors import UserError
 from mer.evaluation import Predictions, predict
-from mer.files import SUMS, check_sums, make_folder, share_tree, sums_digest, sync_folder, sync_tree, write_sums
+from mer.files import SUMS, check_sums, commit_folder, make_folder, sums_digest, write_sums
 from mer.model import Model, build_model, needs_dialogues
 from mer.recipe import Recipe, read_recipe
 
@@ -98,27 +97,19 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     make_folder(folder.parent)
-    staging, old = (folder.with_name(f"_{folder.name}.{uuid.uuid4().hex[:12]}") for _ in range(2))
+    staging = folder.with_name(f"_{folder.name}.{uuid.uuid4().hex[:12]}")
     try:
         staging.mkdir()
         save_file(tensors, staging / WEIGHTS)
         (staging / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
         write_sums(staging, FILES)
-        share_tree(staging)
-        sync_tree(staging)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(old)
-            staging.rename(folder)
+            commit_folder(staging, folder, replace=True)
         except OSError:
             if not (folder / SUMS).exists():
                 raise  # otherwise another process has written the same trial's at the same time
-        sync_folder(folder.parent)
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for left in (staging, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 

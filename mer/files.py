@@ -6,12 +6,14 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from mer.errors import UnfitMachine, UserError
+from mer.faults import visit
 
 NO_SPACE = {
     errno.ENOSPC: "no space left on device",
@@ -26,13 +28,15 @@ NO_SPACE = {
 def make_folder(folder: Path) -> Path:
     """Make a folder and what is missing above it, each as open to the group as the folder that it is made in.
 
-    So a folder that a laboratory shares (`chmod g+rws`) stays shared below, whatever the umask of who writes.
+    So a folder that a laboratory shares (`chmod g+rws`) stays shared below, whatever the umask of who writes. Each
+    survives a power cut: what is written into it later would be lost with its name.
     """
     if not folder.is_dir():
         make_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             share(folder)
+        sync_folder(folder.parent)
     return folder
 
 
@@ -114,14 +118,68 @@ def temporary(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
             name.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` once it is written: readers see the old content or the new, and a power
+    cut leaves one of them. Takes no lock, which a results folder on NFS may have to wait for."""
+    make_folder(path.parent)
+    name = path.with_name(f"_{os.urandom(6).hex()}.{path.name}"[:255])
+    try:
+        with name.open("xb") as stream:
+            visit("store.opened")
+            share(name)
+            yield stream
+            commit(stream, name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            name.unlink(missing_ok=True)
+        raise
+
+
 def write(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old content or the new, and a power cut leaves one of them."""
-    with temporary(path.parent) as (stream, name):
+    """Write a file whole and durably; what a killed writer leaves behind is for `remove_stale`."""
+    with temporary(make_folder(path.parent)) as (stream, name):
         stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-        os.replace(name, path)
+        commit(stream, name, path)
+
+
+def commit(stream: IO[bytes], name: Path, path: Path) -> None:
+    """Give a file that was written under a temporary name its own: synced, renamed, the folder synced."""
+    stream.flush()
+    visit("store.written")
+    os.fsync(stream.fileno())
+    visit("store.synced")
+    os.replace(name, path)
+    visit("store.renamed")
     sync_folder(path.parent)
+
+
+def commit_folder(building: Path, folder: Path, *, replace: bool = False) -> None:
+    """The same for a folder and all that is in it. Fails where there is another that is not empty, unless it is to be
+    replaced: a reader then sees the old one, none, or the new one, and never a mixture."""
+    share_tree(building)
+    sync_tree(building)
+    old = folder.with_name(f"_{folder.name}.{os.urandom(6).hex()}")
+    try:
+        if replace:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(folder, old)
+        os.rename(building, folder)
+        sync_folder(folder.parent)
+    finally:
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all that is in a folder survive a power cut, so that it can be renamed into place."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
 
 
 def remove_stale(folder: Path) -> int:
@@ -145,16 +203,6 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """Make all that is in a folder survive a power cut, so that it can be renamed into place."""
-    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
 
 
 # ---- what has changed --------------------------------------------------------------------------------------------

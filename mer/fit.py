@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mer.checkpoint import save_checkpoint
 from mer.data.corpus import TrainValid
 from mer.data.store import FeatureStore
 from mer.errors import UserError
+from mer.files import make_folder, replacing
 from mer.recipe import Recipe
 from mer.streams import Streams
 from mer.training import EpochReport, Trainer
@@ -40,7 +40,7 @@ def fit(
     trainer = Trainer(recipe, data, streams, store=store, device=device)
     identity = f"{recipe.digest()} {data.info.name} {streams}"
     state_path = output.with_name(f"_{output.name}{STATE}")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     if state_path.exists():
         saved = torch.load(state_path, map_location="cpu", weights_only=True)
         if saved["identity"] != identity:
@@ -72,9 +72,5 @@ def fit(
 
 
 def _save(state: dict[str, object], path: Path) -> None:
-    staging = path.with_suffix(".tmp")
-    with staging.open("wb") as stream:
+    with replacing(path) as stream:
         torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staging.replace(path)

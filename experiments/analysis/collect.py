@@ -12,6 +12,7 @@ import yaml
 
 from experiments.analysis.variant import Curve, SplitView, Variant
 from experiments.slots import Stage, Status
+from mer import sealed
 from mer.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,14 +39,12 @@ def collect(
     corpus  which one, where the run has several
     allow_outside  levels from outside that its models may name
     """
-    import pandas as pd
 
     from experiments.results.ledger import Ledger
 
     described = _read_space(run)
     name = _one_corpus(described, corpus)
-    trials = pd.read_parquet(run / "trials.parquet")
-    epochs = pd.read_parquet(run / "epochs.parquet")
+    trials, epochs = _table(run, "trials", "trial", "cell", "corpus"), _table(run, "epochs", "trial", "epoch")
     done = trials[
         (trials["stage"] == Stage.CONFIRM) & (trials["status"] == Status.COMPLETE) & (trials["corpus"] == name)
     ]
@@ -89,17 +88,25 @@ def variant_names(cells: list[Mapping[str, Any]]) -> dict[str, str]:
 
 def study_scores(run: Path, variants: list[Variant], split: str) -> dict[str, dict[str, list[float]]]:
     """variant -> metric -> one value per study, from the tables alone (`split`: valid or test)."""
-    import pandas as pd
 
     from mer import metrics
 
-    trials = pd.read_parquet(run / "trials.parquet")
+    trials = _table(run, "trials", "trial", "cell", "corpus")
     done = trials[(trials["stage"] == Stage.CONFIRM) & (trials["status"] == Status.COMPLETE)]
     found: dict[str, dict[str, list[float]]] = {}
     for variant in variants:
         rows = done[done["cell"] == variant.cell].sort_values(["study", "fold"])
         found[variant.name] = {name: rows[f"{split}_{name}"].dropna().tolist() for name in metrics.NAMES}
     return found
+
+
+def _table(run: Path, name: str, *columns: str) -> pd.DataFrame:
+    path = run / f"{name}.parquet"
+    try:
+        frame: pd.DataFrame = sealed.of_a_run(path.read_bytes(), str(path), columns).to_pandas()
+    except FileNotFoundError:
+        raise UserError("no table of a run is here", where=str(path)) from None
+    return frame
 
 
 def _read_space(run: Path) -> dict[str, Any]:

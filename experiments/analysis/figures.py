@@ -11,7 +11,7 @@ import numpy as np
 from experiments.analysis.calibration import Calibration
 from experiments.analysis.separability import Separation, sample
 from experiments.analysis.variant import FloatArray, SplitView, Variant
-from mer.files import make_folder, share
+from mer.files import replacing
 from mer.metrics import metric
 
 if TYPE_CHECKING:
@@ -51,9 +51,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG without a date, so that the same results give the same bytes."""
-    make_folder(path.parent)
-    figure.savefig(path, metadata={"Software": None})
-    share(path)
+    with replacing(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:], metadata={"Software": None})
     return path
 
 

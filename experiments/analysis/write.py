@@ -13,7 +13,7 @@ from experiments.analysis.calibration import calibration
 from experiments.analysis.collect import collect, study_scores
 from experiments.analysis.separability import Separation, project, sample, separation
 from experiments.analysis.variant import FloatArray, Variant, part_name
-from mer.files import make_folder, write
+from mer.files import commit_folder, write
 
 PROJECTIONS = ("tsne", "pca", "umap")
 
@@ -88,8 +88,7 @@ def _copy_model(variant: Variant, target: Path) -> None:
     staging = target.with_name(f"_{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
     shutil.copytree(variant.checkpoint, staging)
-    shutil.rmtree(target, ignore_errors=True)
-    staging.rename(target)
+    commit_folder(staging, target, replace=True)
 
 
 def _separability(variants: list[Variant], folder: Path, say: Callable[[str], None]) -> None:
@@ -137,5 +136,4 @@ def _comparisons(variants: list[Variant], valid: Scores, test: Scores, out: Path
 
 
 def _write(path: Path, text: str) -> None:
-    make_folder(path.parent)
     write(path, text.encode())

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cluster.project import project_commit, source_digest
 from mer.errors import UserError
+from mer.storage import PROBES
 
 if TYPE_CHECKING:
     from mer.storage import Store
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PROJECT = "mer-ablation"
 MIN_FREE_GB = 2.0
 MAX_CLOCK_SECONDS = 60.0
-PROBES = "ledger/_probes"
 LEFT_BEHIND_S = 7 * 86400.0
 """A word in the results that is older was left by a driver that was killed."""
 

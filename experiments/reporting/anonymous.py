@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import io
-import os
 import platform
 import re
 import shutil
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from mer.errors import UserError
-from mer.files import make_folder, share_tree
+from mer.files import commit_folder, make_folder
 
 START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 NOTICE = (
@@ -223,10 +222,7 @@ def anonymous_copy(source: Path, target: Path) -> list[Path]:
             place = staging if single else staging / _folder_name(mask.text(run.name))
             _copy_run(run, make_folder(place), mask)
             build_report(place)
-        share_tree(staging)
-        if target.exists():
-            target.rmdir()
-        os.replace(staging, target)
+        commit_folder(staging, target)
     except OSError as error:
         raise UserError(f"the copy cannot be written: {error.strerror or error}", where=str(target)) from None
     finally:

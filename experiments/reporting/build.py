@@ -10,7 +10,6 @@ report/figures/<name>.pdf|png
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -24,7 +23,7 @@ from experiments.reporting.run import Run, load_run
 from experiments.reporting.tables.latex import to_latex
 from experiments.reporting.tables.plain import to_csv, to_markdown
 from mer.errors import UserError
-from mer.files import make_folder, share
+from mer.files import commit_folder, make_folder
 
 FOLDER = "report"
 
@@ -80,22 +79,10 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     staging = target.with_name(f"_{target.name}-{uuid.uuid4().hex[:8]}")
     try:
         for name, content in files.items():
-            path = make_folder((staging / name).parent) / name.rpartition("/")[2]
-            path.write_bytes(content)
-            share(path)
-        _replace(staging, target)
+            (make_folder((staging / name).parent) / name.rpartition("/")[2]).write_bytes(content)
+        commit_folder(staging, target, replace=True)
     except OSError as error:
         raise UserError(f"the report cannot be written: {error.strerror or error}", where=str(target)) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target / "index.html"
-
-
-def _replace(new: Path, old: Path) -> None:
-    if old.exists():
-        away = old.with_name(f"{new.name}-old")
-        os.replace(old, away)
-        os.replace(new, old)
-        shutil.rmtree(away, ignore_errors=True)
-    else:
-        os.replace(new, old)

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer import sealed
 from mer.errors import UserError, nearest
-from mer.files import make_folder, read_data, share
+from mer.files import read_data, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,13 +162,11 @@ def import_predictions(run: Run, file: Path, name: str, corpus: str | None = Non
                 expected="every utterance of the test split: rows are compared on the same",
             )
     rows["corpus"] = corpus
-    folder = run.folder / FOLDER
-    make_folder(folder)
-    target = folder / f"{corpus}-{name}.parquet"
-    staging = folder / f"_{uuid.uuid4().hex}"
-    rows.assign(name=name).to_parquet(staging, index=False)
-    share(staging)
-    os.replace(staging, target)
+    import pyarrow as pa
+
+    table = pa.Table.from_pandas(rows.assign(name=name), preserve_index=False)
+    target = run.folder / FOLDER / f"{corpus}-{name}.parquet"
+    write(target, sealed.encode([table], table.schema))
     return target
 
 
@@ -195,7 +192,7 @@ def imported_predictions(run: Run) -> pd.DataFrame:
     files = sorted(p for p in folder.glob("*.parquet") if not p.name.startswith("_")) if folder.is_dir() else []
     parts = []
     for path in files:
-        rows = pd.read_parquet(path)
+        rows = sealed.read(path.read_bytes(), str(path)).to_pandas()
         corpus = str(rows["corpus"].iloc[0])
         if corpus not in run.corpora:
             continue

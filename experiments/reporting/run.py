@@ -15,6 +15,7 @@ import pandas as pd
 from experiments.reporting.levels import named_level, show_level
 from experiments.reporting.spec import Spec, read_spec
 from experiments.reporting.statistics.paired import Comparison, compare
+from mer import sealed
 from mer.errors import UserError, unknown
 from mer.metrics import metric as metric_of
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 COMPLETE = "complete"
+COLUMNS = {
+    "trials.parquet": ("trial", "cell", "corpus", "study", "fold", "stage", "draw", "status", "reason"),
+    "epochs.parquet": ("trial", "epoch", "split", "metric", "value"),
+    "scores.parquet": ("trial", "condition", "metric", "value"),
+    "decisions.parquet": ("corpus", "cell", "study", "fold", "kind"),
+}
+"""The first columns of each table."""
+PREDICTED = ["trial", "condition", "utterance", "label", "prediction"]
 
 
 class Run:
@@ -75,10 +84,8 @@ class Run:
             if required:
                 raise UserError(f"no {name}", where=str(self.folder), expected="the folder of a run")
             return pd.DataFrame()
-        try:
-            return pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot be read: {error}", where=str(path)) from None
+        frame: pd.DataFrame = sealed.of_a_run(path.read_bytes(), str(path), COLUMNS[name]).to_pandas()
+        return frame
 
     # ---- tables ----------------------------------------------------------------------------------------------
 
@@ -319,16 +326,24 @@ class Run:
             return rows.loc[keep, ["trial", "utterance", "label", "prediction", "speaker", "dialogue", "study", "fold"]]
         wanted = self.confirm[(self.confirm["corpus"] == corpus) & (self.confirm["cell"] == cell)]
         folder = self.folder / "predictions"
-        empty = pd.DataFrame(columns=["trial", "utterance", "label", "prediction", "speaker", "dialogue"])
+        names = ["trial", "utterance", "label", "prediction", "speaker", "dialogue", "lacking"]
+        empty = pd.DataFrame(columns=names)
         if wanted.empty or not folder.is_dir():
             return empty
-        files = sorted(str(p) for p in folder.glob("*.parquet") if not p.name.startswith("_"))
+        files = self._prediction_files
         if not files:
             return empty
         keep = pc.field("trial").isin(wanted["trial"].tolist()) & (pc.field("condition") == condition)
-        names = ["trial", "utterance", "label", "prediction", "speaker", "dialogue", "lacking"]
         frame: pd.DataFrame = ds.dataset(files).to_table(columns=names, filter=keep).to_pandas()
         return frame.merge(wanted[["trial", "study", "fold"]], on="trial")
+
+    @cached_property
+    def _prediction_files(self) -> list[str]:
+        """Every file of predictions, proven whole."""
+        files = sorted(p for p in (self.folder / "predictions").glob("*.parquet") if not p.name.startswith("_"))
+        for path in files:
+            sealed.of_a_run(path.read_bytes(), str(path), PREDICTED)
+        return [str(path) for path in files]
 
     # ---- questions -------------------------------------------------------------------------------------------
 

@@ -17,8 +17,22 @@ def read(store: Store) -> Mapping[str, str]:
     """New digest to the digest that it counts as."""
     pairs = []
     for entry in store.list(FOLDER):
-        found = json.loads(store.read(f"{FOLDER}/{entry.name}"))
-        pairs.append((found["old"], found["new"]))
+        name = f"{FOLDER}/{entry.name}"
+        try:
+            found = json.loads(store.read(name))
+            old, new = str(found["old"]), str(found["new"])
+        except FileNotFoundError:
+            continue
+        except (ValueError, TypeError, LookupError, RecursionError):
+            old = new = ""
+        if entry.name != f"{new}-{old}.json":
+            raise UserError(
+                "not what `mer accept-code` wrote: damaged, or of something else",
+                where=store.path(name),
+                hint="Take it away. If it was a record, accept that code again: mer accept-code OLD NEW "
+                "(its name is NEW-OLD.json).",
+            )
+        pairs.append((old, new))
     return chain(pairs)
 
 

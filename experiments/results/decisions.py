@@ -9,21 +9,25 @@ file for each would cost the driver more than anything else that it does for a t
 
 from __future__ import annotations
 
-import io
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from experiments.results.records import encode
 from experiments.results.schema import DECISIONS
+from mer import sealed
 from mer.faults import visit
+from mer.sealed import Damaged, judged
 from mer.storage import Store
 
 FOLDER = "ledger/_decisions"
+CORRUPT = "ledger/_corrupt"
+
+_log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 """How long decisions may wait for others to be written with. The record of a pruned trial has its own in it."""
@@ -93,7 +97,7 @@ class DecisionLog:
 
 
 def read_decisions(store: Store, space: str) -> list[DecisionRow]:
-    """Every decision on record for a space, by any plan of that name; damaged files are passed over."""
+    """Every decision on record for a space, by any plan of that name; damaged files are set aside."""
     rows: set[DecisionRow] = set()
     for entry in store.list(f"{FOLDER}/{space}"):
         rows.update(_read(store, f"{FOLDER}/{space}/{entry.name}") or ())
@@ -101,9 +105,17 @@ def read_decisions(store: Store, space: str) -> list[DecisionRow]:
 
 
 def _read(store: Store, name: str) -> list[DecisionRow] | None:
-    """The decisions in a file; None if it is damaged, or gone."""
+    """The decisions in a file; None if it is gone, or damaged and set aside."""
     try:
-        table = pq.read_table(io.BytesIO(store.read(name)), schema=DECISIONS)
-    except (OSError, pa.ArrowException):
+        data = store.read(name)
+        table = sealed.read(data, name)
+        with judged(name):
+            return [DecisionRow(**row) for row in table.select(DECISIONS.names).cast(DECISIONS).to_pylist()]
+    except FileNotFoundError:
         return None
-    return [DecisionRow(**row) for row in table.to_pylist()]
+    except Damaged as damage:
+        aside = f"{CORRUPT}/decisions-{name.removeprefix(FOLDER + '/').replace('/', '-')}"
+        _log.warning("%s: set aside as %s; the run that made these decisions makes them again", damage, aside)
+        store.put(aside, data)
+        store.remove(name)
+        return None

@@ -18,24 +18,28 @@ that any number of readers, writers and compactions may run at once and may be k
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import itertools
 import operator
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from experiments.results.records import TrialRecord, checksum, decode, encode, record_table
-from experiments.results.schema import TRIAL_PART, NewerSchema, check_version
+from experiments.results.records import TrialRecord, checksum, conform, encode, record_table
+from experiments.results.schema import TRIAL_PART, check_version
 from experiments.results.snapshot import Snapshot
+from mer import sealed
 from mer.errors import UserError
 from mer.faults import visit
-from mer.storage import Store, StoreUnreachable, open_store
+from mer.sealed import Damaged, unreadable
+from mer.storage import LISTED_S, Store, open_store
 
 FOLDER = "ledger"
 LIGHT = tuple(name for name in TRIAL_PART.names if name != "predictions")
@@ -63,6 +67,9 @@ class Ledger:
     def __init__(self, root: str | Store) -> None:
         self.store = open_store(root) if isinstance(root, str) else root
         self._parts: dict[str, pa.Table] = {}
+        self._ignored: set[str] = set()
+        self._wanted: set[str] = set()
+        self._given_up: set[str] = set()
         self._snapshot: Snapshot | None = None
         self.notices: list[str] = []
         """What a person should know of the last refresh: damaged parts and what was done about them."""
@@ -80,35 +87,46 @@ class Ledger:
 
     # ---- reading ---------------------------------------------------------------------------------------------
 
-    def refresh(self) -> Snapshot:
-        """Everything there is now; reads only what is new."""
-        before = self._snapshot
-        found = self._refresh()
-        for _ in range(5):  # what was there and is not any more was removed on purpose, or missed by a listing
-            if before is None or before.rows.keys() <= found.rows.keys():
+    def refresh(self, expected: Iterable[str] = ()) -> Snapshot:
+        """Everything there is now; reads only what is new.
+
+        What is known to have been written (`expected`, and what was there before) is waited for: a listing may be
+        some seconds old, on NFS and in some object stores. So are parts that are listed and gone: what is left of
+        them lies in a newer one.
+        """
+        self._wanted = (self._wanted | set(expected)) - self._given_up
+        deadline, pause = time.monotonic() + LISTED_S, 0.0
+        while True:
+            found, gone = self._look()
+            lacking = self._wanted - self._given_up - found.rows.keys()
+            if not (gone or lacking) or time.monotonic() > deadline:
                 break
-            found = self._refresh()
+            time.sleep(pause)
+            pause = min(2 * pause + 0.05, 5.0)
+        if lacking:
+            self._given_up |= lacking
+            self.notices.append(f"{len(lacking)} trials are not there any more: removed, or not listed by the storage")
+        self._wanted = set(found.rows)
         return found
 
-    def _refresh(self) -> Snapshot:
-        names = self._list()
+    def _look(self) -> tuple[Snapshot, bool]:
+        """What a listing shows, and whether something of it was gone when it was read."""
+        names = [name for name in self._list() if name not in self._ignored]
         new = [name for name in names if name not in self._parts]
         if self._snapshot is not None and not new and len(names) == len(self._parts):
-            return self._snapshot
+            return self._snapshot, False
         gone = False
         for name, table in self._read_all(new):
             if table is None:
-                gone = True
+                gone = gone or name not in self._ignored
             else:
                 self._parts[name] = table
         for name in set(self._parts) - set(names):
             del self._parts[name]
-        if gone:  # compacted or quarantined under our eyes: what replaces it is in a new listing
-            return self._refresh()
         tables = list(self._parts.values())
         whole = pa.concat_tables(tables) if tables else pa.Table.from_batches([], schema=TRIAL_PART).select(LIGHT)
         self._snapshot = Snapshot(whole)
-        return self._snapshot
+        return self._snapshot, gone
 
     def holdings(self) -> Iterator[tuple[str, Sequence[str]]]:
         """Each part by name, as of the last refresh, with its trials."""
@@ -176,75 +194,64 @@ class Ledger:
     def _read(self, name: str) -> pa.Table | None:
         """The light columns of a part; None if it is gone, or damaged and moved away."""
         try:
-            with self.store.open(f"{FOLDER}/{name}") as file:
-                if name.startswith("compact-"):
-                    _check_footer(file, name)
-                    return _light(file, name)
-                data = file.read()
-        except FileNotFoundError:
-            return None
-        except (StoreUnreachable, NewerSchema):
-            raise
-        except UserError:
-            self._quarantine(name)
-            return None
-        try:
-            _check_whole(data, name)
-            return decode(data, name, LIGHT)
-        except NewerSchema:
-            raise
-        except UserError:
-            self._quarantine(name)
+            with self._opened(name) as parquet:
+                known = [column for column in LIGHT if column in parquet.schema_arrow.names]
+                return conform(parquet.read(known), LIGHT, name)
+        except _Gone:
             return None
 
     def _groups(self, name: str, wanted: pa.Array | None = None) -> Iterator[pa.Table]:
-        """A part's row groups with all columns, each proven whole; only those with a wanted trial.
+        """A part's row groups with all columns; only those with a wanted trial."""
+        with self._opened(name) as parquet:
+            for group in range(parquet.num_row_groups):
+                if wanted is not None:
+                    trials = parquet.read_row_group(group, ["trial"])["trial"]
+                    if not pc.any(pc.is_in(trials, wanted)).as_py():
+                        continue
+                yield conform(parquet.read_row_group(group), TRIAL_PART.names, name)
 
-        Raises `_Gone` if the part is not there, or turns out to be damaged and is set aside.
-        """
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A part to be read, each byte of it proven. Raises `_Gone`, then or later, if it is not there, or turns out
+        to be damaged and is set aside."""
         try:
-            with self.store.open(f"{FOLDER}/{name}") as file:
-                if not name.startswith("compact-"):
-                    data = file.read()
-                    _check_whole(data, name)
-                    yield decode(data, name)
-                    return
-                with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-                    check_version(parquet.schema_arrow, name)
-                    for group in range(parquet.num_row_groups):
-                        if wanted is not None:
-                            trials = parquet.read_row_group(group, ["trial"])["trial"]
-                            if not pc.any(pc.is_in(trials, wanted)).as_py():
-                                continue
-                        yield _complete(parquet.read_row_group(group), TRIAL_PART.names)
+            with self.store.open(f"{FOLDER}/{name}") as file, _proven(file, name) as parquet:
+                yield parquet
         except FileNotFoundError:
             raise _Gone from None
-        except (StoreUnreachable, NewerSchema):
-            raise
-        except (UserError, OSError, pa.ArrowException):
-            self._quarantine(name)
+        except Damaged as damage:
+            self._quarantine(name, damage)
             raise _Gone from None
+        except OSError as error:
+            raise unreadable(error, self.store.path(f"{FOLDER}/{name}")) from error
 
-    def _quarantine(self, name: str) -> None:
+    def _quarantine(self, name: str, damage: Damaged) -> None:
         """Move a damaged part out of the way, saving the row groups of a compacted part that are whole."""
         path = f"{FOLDER}/{name}"
+        if name in self._parts:
+            self._given_up.update(self._parts[name]["trial"].to_pylist())
         try:
             data = self.store.read(path)
         except FileNotFoundError:
             return
-        kept = 0
-        if name.startswith("compact-"):
-            rescued = _rescue(data)
-            if rescued is not None:
-                kept = len(rescued)
-                self._put_compact(lambda: iter([rescued]))
-        self.store.put(f"{FOLDER}/_corrupt/{name}", data)
-        visit("quarantine.copied")
-        self.store.remove(path)
+        saved: list[pa.Table] = []
+        with contextlib.suppress(Damaged):
+            saved += (conform(group, TRIAL_PART.names, name) for group in sealed.salvage(data, name))
+        kept = sum(map(len, saved))
+        try:
+            if kept:
+                self._put_compact(lambda: iter(saved))
+            self.store.put(f"{FOLDER}/_corrupt/{name}", data)
+            visit("quarantine.copied")
+            self.store.remove(path)
+            what = f"damaged part moved to {self.store.path(f'{FOLDER}/_corrupt/{name}')}"
+        except (UserError, OSError) as error:  # who only reads may have no right to move it
+            self._ignored.add(name)
+            kept, what = 0, f"damaged part {self.store.path(path)}, which could not be moved away ({error})"
         self.notices.append(
-            f"damaged part moved to {self.store.path(f'{FOLDER}/_corrupt/{name}')}"
+            f"{what}: {damage.problem}"
             + (f", {kept} attempts saved from it" if kept else "")
-            + ": what it held counts as missing and will run again"
+            + ". What it held counts as missing and will run again"
         )
 
     # ---- compaction ------------------------------------------------------------------------------------------
@@ -293,22 +300,15 @@ class Ledger:
             return len(known)
         if not name.startswith("compact-"):
             return 1  # or the few of a bundle: not worth a reading of their own
-        with contextlib.suppress(_Gone):
-            return sum(len(group) for group in self._groups(name))
+        with contextlib.suppress(_Gone), self._opened(name) as parquet:
+            return int(parquet.metadata.num_rows)
         return 0
 
     def _put_compact(self, tables: Callable[[], Iterator[pa.Table]]) -> None:
         """Write attempts as one part, sorted enough to compress and without exact repetitions."""
-        sink = io.BytesIO()
         seen: set[tuple[Any, ...]] = set()
-        with pq.ParquetWriter(
-            sink,
-            TRIAL_PART,
-            version="2.6",
-            compression="zstd",
-            write_page_checksum=True,
-            write_statistics=False,
-        ) as writer:
+
+        def groups() -> Iterator[pa.Table]:
             pending: list[pa.Table] = []
             for table in tables():
                 keys = list(zip(*(table[name].to_pylist() for name in REPETITION), strict=True))
@@ -316,18 +316,20 @@ class Ledger:
                 seen.update(keys)
                 pending.append(table.filter(pa.array(fresh, pa.bool_())))
                 if sum(map(len, pending)) >= GROUP:
-                    writer.write_table(pa.concat_tables(pending), row_group_size=GROUP)
+                    yield pa.concat_tables(pending)
                     pending = []
             if sum(map(len, pending)):
-                writer.write_table(pa.concat_tables(pending), row_group_size=GROUP)
-        data = sink.getvalue()
+                yield pa.concat_tables(pending)
+
+        data = sealed.encode(groups(), TRIAL_PART, GROUP, spare=True)
         if seen:
-            unique = uuid.uuid4().hex[:8]
-            self.store.put(f"{FOLDER}/compact-{unique}.{checksum(data)}.{checksum(_footer(data))}.parquet", data)
+            unique, end = uuid.uuid4().hex[:8], checksum(_footer(io.BytesIO(data), ""))
+            self.store.put(f"{FOLDER}/compact-{unique}.{checksum(data)}.{end}.parquet", data)
 
     def rewrite_without(self, trials: set[str]) -> int:
         """Forget trials (`mer gc`): parts that hold them are replaced by parts that do not. Returns rows removed."""
         removed = 0
+        self._given_up |= trials
         forgotten = pa.array(sorted(trials), pa.string())
         for name, pairs in itertools.groupby(self._walk(), key=operator.itemgetter(0)):
             groups = [group for _, group in pairs]
@@ -350,64 +352,40 @@ class Ledger:
         return read(self.store)
 
 
-def _check_whole(data: bytes, name: str) -> None:
-    if checksum(data) != name.split(".")[1]:
-        raise UserError("the content does not match its checksum", where=name)
+@contextlib.contextmanager
+def _proven(file: IO[bytes], name: str) -> Iterator[pq.ParquetFile]:
+    """A part whose content is what its name says; what is read of it later is what was written."""
+    fields = name.split(".")
+    compact = name.startswith("compact-")
+    if len(fields) != (4 if compact else 3):
+        raise Damaged("not a part of a ledger: its name has no checksum", where=name)
+    if compact:
+        _check(checksum(_footer(file, name)), fields[2], name)
+    else:
+        file = io.BytesIO(file.read())
+        _check(checksum(file.getvalue()), fields[1], name)
+    with sealed.opened(file, name) as parquet:
+        check_version(parquet.schema_arrow, name)
+        if compact and sealed.BLOCKS not in parquet.metadata.metadata:  # of an earlier version: all of it, or nothing
+            file.seek(0)
+            _check(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest(), fields[1], name)
+        yield parquet
 
 
-def _footer(data: bytes) -> bytes:
-    length = int.from_bytes(data[-8:-4], "little")
-    return data[-8 - length :]
+def _check(found: str, expected: str, name: str) -> None:
+    if found != expected:
+        raise Damaged("the content does not match its checksum", where=name)
 
 
-def _check_footer(file: Any, name: str) -> None:
-    """Prove a compacted part's footer; its pages carry checksums of their own."""
-    size = file.seek(0, 2)
-    if size < 12:
-        raise UserError("cut off", where=name)
-    file.seek(size - 8)
-    length = int.from_bytes(file.read(8)[:4], "little")
-    if length + 12 > size:
-        raise UserError("cut off", where=name)
-    file.seek(size - 8 - length)
-    if checksum(bytes(file.read(length + 8))) != name.split(".")[2]:
-        raise UserError("the footer does not match its checksum", where=name)
-    file.seek(0)
-
-
-def _light(file: Any, name: str) -> pa.Table:
-    try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            check_version(parquet.schema_arrow, name)
-            known = parquet.schema_arrow.names
-            return _complete(parquet.read([column for column in LIGHT if column in known]), LIGHT)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"damaged part: {error}", where=name) from None
-
-
-def _complete(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Add the columns that an older version of the schema lacks."""
-    for name in names:
-        if name not in table.column_names:
-            kind = TRIAL_PART.field(name).type
-            table = table.append_column(pa.field(name, kind), pa.nulls(len(table), kind))
-    fields = [TRIAL_PART.field(name) for name in names]
-    return table.select(list(names)).cast(pa.schema(fields, metadata=TRIAL_PART.metadata))
-
-
-def _rescue(data: bytes) -> pa.Table | None:
-    """The row groups of a damaged compacted part that can still be read, proven page by page."""
-    found = []
-    try:
-        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as parquet:
-            for group in range(parquet.num_row_groups):
-                try:
-                    found.append(_complete(parquet.read_row_group(group), TRIAL_PART.names))
-                except (OSError, pa.ArrowException, UnicodeDecodeError):
-                    continue
-    except (OSError, pa.ArrowException):
-        return None
-    return pa.concat_tables(found) if found else None
+def _footer(file: IO[bytes], name: str) -> bytes:
+    size = file.seek(0, io.SEEK_END)
+    if size >= 12:
+        file.seek(size - 8)
+        length = int.from_bytes(file.read(8)[:4], "little")
+        if length + 12 <= size:
+            file.seek(size - 8 - length)
+            return file.read(length + 8)
+    raise Damaged("cut off", where=name)
 
 
 def _batches(names: Sequence[str], rows: Callable[[str], int], target: int) -> Iterator[list[str]]:

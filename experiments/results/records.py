@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +10,15 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from experiments.results.identity import VERSION as IDENTITY
 from experiments.results.identity import TrialKey
-from experiments.results.schema import TRIAL_PART, check_version
+from experiments.results.schema import TRIAL_PART
 from experiments.slots import Status
-from mer.errors import UserError
+from mer import sealed
+from mer.sealed import Damaged, judged
+
+_ENDED = frozenset(status.value for status in Status) - {Status.MISSING.value, Status.SKIPPED.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +182,8 @@ def _finite(what: str, values: Iterable[float]) -> None:
 
 
 def encode(table: pa.Table) -> bytes:
-    """A table as Parquet bytes: the same table gives the same bytes; every page carries a checksum."""
-    sink = io.BytesIO()
-    pq.write_table(
-        table,
-        sink,
-        version="2.6",
-        compression="zstd",
-        write_page_checksum=True,
-        store_schema=True,
-        write_statistics=False,
-    )
-    return sink.getvalue()
+    """A table as Parquet bytes: the same table gives the same bytes, and they prove themselves."""
+    return sealed.encode([table], table.schema)
 
 
 def record_table(records: Iterable[TrialRecord]) -> pa.Table:
@@ -203,21 +194,24 @@ def checksum(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def decode(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Parquet bytes as a table of (some of) today's columns; what an older version lacks is null."""
-    try:
-        with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
-            known = file.schema_arrow
-            check_version(known, where)
-            wanted = [name for name in columns or TRIAL_PART.names if name in TRIAL_PART.names]
-            table = file.read([name for name in wanted if name in known.names])
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"damaged part: {error}", where=where) from None
-    for name in wanted:
-        if name not in table.column_names:
-            kind = TRIAL_PART.field(name).type
-            table = table.append_column(pa.field(name, kind), pa.nulls(len(table), kind))
-    return table.select(wanted)
+def conform(table: pa.Table, names: Sequence[str], where: str) -> pa.Table:
+    """Rows of a part under (some of) today's columns; what an older version lacks is null.
+
+    Raises `Damaged` for what is a table and not attempts at trials.
+    """
+    for name in names:
+        field = TRIAL_PART.field(name)
+        if name not in table.column_names and field.nullable:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+        elif not field.nullable and (name not in table.column_names or table[name].null_count):
+            raise Damaged(f"not a part of a ledger: attempts without {name}", where=where)
+    with judged(where):
+        fields = [TRIAL_PART.field(name) for name in names]
+        table = table.select(list(names)).cast(pa.schema(fields, metadata=TRIAL_PART.metadata))
+    strange = set(table["status"].unique().to_pylist()) - _ENDED if "status" in names else set()
+    if strange:
+        raise Damaged(f"not a part of a ledger: status {min(strange)!r}", where=where)
+    return table
 
 
 __all__ = [
@@ -229,7 +223,7 @@ __all__ = [
     "ScoreRow",
     "TrialRecord",
     "checksum",
-    "decode",
+    "conform",
     "encode",
     "record_table",
 ]

@@ -28,6 +28,7 @@ import pyarrow as pa
 from experiments.slots import Scalar
 from mer.errors import UserError
 from mer.metrics import NAMES
+from mer.sealed import Damaged
 
 VERSION = 3
 """Version of the schemas, in every file's metadata under `mer.schema`. 2: `bundle` and `bundle_size`. 3: `declaration`
@@ -43,8 +44,10 @@ def check_version(schema: pa.Schema, where: str) -> None:
 
     Older files are read: what they lack is null. A file without a version is of another maker.
     """
-    found = int((schema.metadata or {}).get(b"mer.schema", b"0"))
-    if found > VERSION:
+    text = (schema.metadata or {}).get(b"mer.schema", b"0")
+    if not text.isdigit():
+        raise Damaged(f"not written by mer: its schema has the version {text!r}", where=where)
+    if (found := int(text)) > VERSION:
         raise NewerSchema(
             f"written by a newer version of mer (schema {found}, this one reads up to {VERSION})",
             where=where,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from experiments.results.ledger import FOLDER, Ledger
 from experiments.slots import Status
+from mer import sealed
 from mer.errors import UserError
 from mer.storage import Store, open_store, parent_of
 
@@ -67,7 +65,8 @@ def _has(store: Store, name: str) -> bool:
 
 def _run(store: Store, ledger: Ledger) -> dict[str, Any]:
     columns = ["trial", "cell", "corpus", "study", "fold", "stage", "draw", "status", "reason"]
-    table: Table = pq.read_table(io.BytesIO(store.read("trials.parquet")), columns=columns).to_pydict()
+    data = store.read("trials.parquet")
+    table: Table = sealed.of_a_run(data, store.path("trials.parquet"), columns, only=True).to_pydict()
     snapshot = ledger.refresh()
     light = snapshot.effective.select(["trial", "status"]).to_pydict()
     recorded = dict(zip(light["trial"], light["status"], strict=True))

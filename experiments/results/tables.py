@@ -8,7 +8,6 @@ reader sees the old table or the new one at any moment.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from experiments.results.decisions import DecisionRow, decision_table
 from experiments.results.declared import (
@@ -45,8 +43,10 @@ from experiments.results.schema import (
 from experiments.results.snapshot import Snapshot
 from experiments.slots import Scalar, Slot, Stage, Status
 from experiments.space.plan import Plan
+from mer import sealed
 from mer.faults import visit
 from mer.metrics import metric
+from mer.sealed import Damaged
 from mer.storage import Store, open_store
 
 
@@ -317,8 +317,7 @@ def predictions_table(
 
 def _state_of(store: Store, name: str) -> str | None:
     try:
-        with store.open(name) as file:
-            metadata = pq.read_metadata(io.BytesIO(file.read())).metadata or {}
-    except (FileNotFoundError, OSError, pa.ArrowException):
+        metadata = sealed.read(store.read(name), name).schema.metadata or {}
+    except (FileNotFoundError, Damaged):
         return None
     return metadata.get(b"mer.state", b"").decode() or None

@@ -14,6 +14,7 @@ from experiments.results.records import EpochRow, PredictionRow, ScoreRow
 from experiments.results.schema import METRICS
 from experiments.schedule.work import Epoch, Finished, Spec
 from experiments.slots import Stage
+from mer.files import write
 from mer.metrics import metric
 from mer.streams import derive
 
@@ -110,8 +111,7 @@ class FakeWork:
         return Finished(valid, best + 1, scores, predictions, ("a", "b"), False, True, 10)
 
     def save_checkpoint(self, member: int, folder: Path, keep: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"trial": self.specs[member].trial, "keep": keep}))
+        write(folder / "config.json", json.dumps({"trial": self.specs[member].trial, "keep": keep}).encode())
 
     def state(self) -> bytes:
         return json.dumps([self.history, self.ended]).encode()

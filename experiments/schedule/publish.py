@@ -25,7 +25,8 @@ def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | Non
         publish(plan, Ledger("results"), "results/fusion_vn")
     """
     names = session.names if session is not None else Names(plan, ledger.equal_code())
-    knowledge = Knowledge(plan, names, ledger.refresh())
+    recorded = session.knowledge.trials if session is not None else ()
+    knowledge = Knowledge(plan, names, ledger.refresh(recorded))
     state = replay_ledger(plan, knowledge.look_up)
     verdicts = judge(plan, knowledge, state)
     decisions = [decision_row(plan, names, state, decision) for decision in state.all_decisions()]

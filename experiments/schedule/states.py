@@ -1,6 +1,7 @@
 """Resume states: what a work item needs to go on after its worker is gone, on the storage that all machines share.
 
-    _state/<item>     one file: a line of JSON (rows and cost so far of each trial), then the trainer's own bytes
+    _state/<item>     one file: a line of JSON (rows and cost so far of each trial), the trainer's own bytes, and a
+                      line with a checksum of the two
 
 Apart from checkpoints, replaced atomically, removed when the item's last trial is committed.
 """
@@ -8,15 +9,18 @@ Apart from checkpoints, replaced atomically, removed when the item's last trial 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from experiments.results.records import EpochRow
+from experiments.results.records import EpochRow, checksum
 from mer.faults import visit
 from mer.storage import Store
 
 FOLDER = "_state"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,20 +50,26 @@ class Saved:
 
 def save(store: Store, item: str, saved: Saved) -> None:
     head = {"parts": [asdict(part) for part in saved.parts], "peak_memory_mb": saved.peak_memory_mb}
-    store.put(f"{FOLDER}/{item}", json.dumps(head).encode() + b"\n" + saved.payload)
+    data = json.dumps(head).encode() + b"\n" + saved.payload
+    store.put(f"{FOLDER}/{item}", data + b"\n" + checksum(data).encode())
     visit("state.saved")
 
 
 def load(store: Store, item: str) -> Saved | None:
     """The saved state of an item; None if there is none or it cannot be read (the item then starts over)."""
     try:
-        head, _, payload = store.read(f"{FOLDER}/{item}").partition(b"\n")
+        data, _, seal = store.read(f"{FOLDER}/{item}").rpartition(b"\n")
+        if seal != checksum(data).encode():
+            raise ValueError("it does not match its checksum")
+        head, _, payload = data.partition(b"\n")
         found: dict[str, Any] = json.loads(head)
         parts = [Part(**{**part, "rows": [EpochRow(**row) for row in part["rows"]]}) for part in found["parts"]]
         return Saved(parts, found["peak_memory_mb"], payload)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError) as error:
+        where = store.path(f"{FOLDER}/{item}")
+        _log.warning("%s cannot be used (%s): its trials start over from their first epoch", where, error)
         drop(store, item)
         return None
 

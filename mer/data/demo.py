@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import unicodedata
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from mer.data.corpus import SPLITS
 from mer.errors import UserError
-from mer.files import make_folder, share_tree
+from mer.files import commit_folder, make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,9 +190,8 @@ def make_demo(folder: Path | str, *, params: DemoParams = DemoParams()) -> Path:
     try:
         building.chmod(0o755)
         _write(building, params)
-        share_tree(building)
         try:
-            os.rename(building, folder)  # onto an empty folder is allowed, onto a full one is not
+            commit_folder(building, folder)  # onto an empty folder is allowed, onto a full one is not
         except OSError:
             if not (folder / "corpus.json").exists():
                 raise  # otherwise another process was faster, and made the same

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from mer.data.fingerprint import FileDigests, cache_root
 from mer.errors import UnfitMachine, UserError
-from mer.files import claim, disk_errors, make_folder, share_tree, write
+from mer.files import claim, commit_folder, disk_errors, make_folder, write
 from mer.storage import Entry, Store, open_store
 
 AT_ONCE = 8
@@ -207,9 +207,8 @@ def _keep(partial: Path, files: Sequence[Entry], home: Path, name: str) -> str:
     found = hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()
     target = home / found / name
     if not target.is_dir():
-        share_tree(partial)
         make_folder(target.parent)
-        os.replace(partial, target)
+        commit_folder(partial, target)
     for file, digest in rows:  # the same files, under the path by which they will be asked for
         digests.remember(target / file, digest)
     digests.save()

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mer.files import make_folder, temporary
+from mer.files import commit, make_folder, temporary
 
 if TYPE_CHECKING:
     from mer.data.corpus import Corpus, Utterance
@@ -80,8 +80,7 @@ class FileDigests:
             make_folder(self.path.parent)
             with temporary(self.path.parent) as (stream, name):
                 stream.write(json.dumps(merged).encode())
-                stream.flush()
-                os.replace(name, self.path)
+                commit(stream, name, self.path)
         except OSError:
             return
         self._fresh = {}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mer.data.arrays import load_array
 from mer.data.reading.json_text import parse
 from mer.errors import UserError, unknown
-from mer.files import data_file, make_folder, read_data, write
+from mer.files import data_file, read_data, write
 from mer.recipe import MissingConfig
 
 FORMAT = "mer masks 1"
@@ -35,7 +35,6 @@ def freeze(
     _check(available, ids, modalities, str(path))
     content = _content(ids, modalities, available)
     found = {"format": FORMAT, "about": dict(about or {}), "digest": _digest(content), **content}
-    make_folder(path.parent)
     write(path, json.dumps(found, ensure_ascii=False, indent=0).encode())
     return str(found["digest"])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from urllib.parse import urlsplit
 
 from mer.errors import UserError
 
+PROBES = "ledger/_probes"
+LISTED_S = 30.0
+"""How long after it was written a file may be missing in the listing of its folder."""
 HINT = "Choose another with --results DIR."
 
 
@@ -136,11 +140,34 @@ def free_bytes(store: Store) -> int | None:
 
 
 def check_writable(store: Store) -> None:
-    """Write, read back and remove a small file: better refused now than after the first trial."""
-    name = f"_probe.{uuid.uuid4().hex[:12]}"
-    store.put(name, b"mer")
+    """Try out what this project asks of its storage with a small file: better refused now than after the first trial.
+
+    Nothing else is asked: no locks, no conditions, no order among files. Answers may get lost, what was removed may
+    be listed for a while or come back, and a file may be written twice.
+    """
+    folder, name = PROBES, uuid.uuid4().hex
     try:
-        if store.read(name) != b"mer":
-            raise UserError("what was written there reads back differently", where=store.root)
+        for content in (b"mer", b"mer again"):
+            store.put(f"{folder}/{name}", content)
+            try:
+                found = store.read(f"{folder}/{name}")
+            except FileNotFoundError:
+                found = b""
+            _promised(found == content, store, "what was written there reads back differently", "read after write")
+        deadline = time.monotonic() + LISTED_S
+        while name not in (listed := [entry.name for entry in store.list(folder)]) and time.monotonic() < deadline:
+            time.sleep(1.0)
+        problem = f"a file is not in the listing of its folder {LISTED_S:.0f} s after it was written"
+        _promised(name in listed, store, problem, "list after write")
     finally:
-        store.remove(name)
+        store.remove(f"{folder}/{name}")
+
+
+def _promised(kept: bool, store: Store, problem: str, promise: str) -> None:
+    if not kept:
+        raise UserError(
+            problem,
+            where=store.root,
+            expected=f"storage that keeps the promise of {promise}, as S3, GCS, NFS and local disks do",
+            hint="A cache or a mirror in front of it may be the cause.",
+        )

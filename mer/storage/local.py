@@ -6,15 +6,13 @@ import contextlib
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from mer.errors import UserError
-from mer.faults import visit
-from mer.files import make_folder, share, sync_folder
+from mer.files import replacing
 from mer.storage.base import Entry
 
 _BLOCK = 8 << 20
@@ -37,25 +35,8 @@ class LocalStore:
 
     @contextmanager
     def _replacing(self, name: str, size: int) -> Iterator[IO[bytes]]:
-        target = self.folder / name
-        temporary = target.with_name(f"_{target.name}.{uuid.uuid4().hex[:12]}")
-        with explained(self.path(name), size, self.hint):
-            try:
-                make_folder(target.parent)
-                with temporary.open("wb") as stream:
-                    visit("store.opened")
-                    share(temporary)
-                    yield stream
-                    stream.flush()
-                    visit("store.written")
-                    os.fsync(stream.fileno())
-                visit("store.synced")
-                os.replace(temporary, target)
-                visit("store.renamed")
-                sync_folder(target.parent)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
+        with explained(self.path(name), size, self.hint), replacing(self.folder / name) as stream:
+            yield stream
 
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()

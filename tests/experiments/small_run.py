@@ -49,6 +49,6 @@ def tables(out: Path) -> dict[str, list[dict[str, Any]]]:
     for name in ("trials", "epochs", "scores", "decisions"):
         rows = pq.read_table(io.BytesIO((out / f"{name}.parquet").read_bytes())).to_pylist()
         found[name] = [{key: value for key, value in row.items() if key not in VOLATILE} for row in rows]
-    for file in sorted((out / "predictions").glob("*.parquet")):
+    for file in sorted((out / "predictions").glob("[!_]*.parquet")):
         found[file.name] = pq.read_table(io.BytesIO(file.read_bytes())).to_pylist()
     return found

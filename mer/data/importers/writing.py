@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from mer.data.corpus import SPLITS
 from mer.data.reading import read_folder
 from mer.errors import UserError, UserErrors
-from mer.files import make_folder, share_tree
+from mer.files import commit_folder, make_folder
 
 Array = NDArray[Any]
 
@@ -55,8 +54,7 @@ def write_corpus(draft: Draft, folder: Path | str) -> Path:
         errors = [problem.as_error() for problem in read_folder(building).problems if problem.severity == "error"]
         if errors:
             raise UserErrors([UserError(f"what was imported into {folder} would not be sound"), *errors])
-        share_tree(building)
-        os.rename(building, folder)
+        commit_folder(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder

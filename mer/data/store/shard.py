@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mer.data.ragged import STORED
-from mer.files import disk_errors, sync_folder, temporary
+from mer.files import commit, disk_errors, temporary
 
 SUFFIX = ".frames"
 _MAGIC = b"MERFEAT1"
@@ -104,10 +104,7 @@ def write_shard(
         for frames in arrays:
             stream.write(frames.data)
         stream.write(index + digest.digest())
-        stream.flush()
-        os.fsync(stream.fileno())
-        os.replace(name, final)
-        sync_folder(folder)
+        commit(stream, name, final)
     return final
 
 

@@ -23,7 +23,7 @@ from typing import TypeVar
 from mer.data.store.shard import SUFFIX, Damaged, Shard, read_keys
 from mer.data.store.store import DESCRIPTION, FeatureStore
 from mer.errors import UserError
-from mer.files import claim, disk_errors, sync_folder, temporary
+from mer.files import claim, commit, disk_errors, temporary
 from mer.storage import Entry, LocalStore, Store, open_store
 from mer.storage.claims import claim as claim_among_machines
 
@@ -113,10 +113,8 @@ class SharedFeatures:
                     with self.store.open(f"features/{folder.name}/{name}") as source:
                         shutil.copyfileobj(source, stream, 8 << 20)
                     stream.flush()
-                    os.fsync(stream.fileno())
                     Shard(path, folder.name).verify()
-                    os.replace(path, folder / name)
-                sync_folder(folder)
+                    commit(stream, path, folder / name)
             except FileNotFoundError:
                 return
             except Damaged as damage:

@@ -249,8 +249,8 @@ def test_any_flipped_byte_is_found_and_the_part_set_aside(ledger: Ledger, compac
             (expected,) = record_table([record(number)]).to_pylist()
             assert row["predictions"] == expected["predictions"]
             assert row["curve"] == expected["curve"]
+        assert set(rows) == set(good)
         if not compacted:
-            assert len(rows) == 0
             assert "run again" in fresh.notices[0]
         for leftover in folder.glob("*.parquet"):
             leftover.unlink()

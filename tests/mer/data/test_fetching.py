@@ -148,7 +148,7 @@ def test_a_broken_fetch_goes_on_within_the_file(remote: Remote, monkeypatch: pyt
 
 def test_kill_9_while_it_is_fetched(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed at the n-th system call that changes a file; whoever comes next finishes it."""
-    for point in range(0, 60, 4):
+    for point in range(0, 120, 8):
         monkeypatch.setenv("MER_CACHE", str(tmp_path / f"cache{point}"))
         pid = os.fork()
         if pid == 0:
