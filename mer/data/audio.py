@@ -92,7 +92,7 @@ def decode(clip: AudioClip, min_seconds: float = MIN_SECONDS) -> tuple[NDArray[n
 
     where = str(clip.path)
     if not clip.path.is_file():
-        raise UserError("the audio file does not exist", where=where)
+        raise UserError("the audio file does not exist", where=where) from FileNotFoundError(where)
     if clip.path.stat().st_size == 0:
         raise UserError("the audio file has 0 bytes", where=where)
     _check_container(clip.path)
