@@ -49,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mer",
         description="Fair, resumable ablation studies for multimodal emotion recognition.",
-        epilog="`mer COMMAND --help` says more. Exit codes: 0 done, 2 bad input, 3 finished with failed trials, "
-        "130 interrupted.",
+        epilog="`mer COMMAND --help` says more. Exit codes: 0 done, 2 bad input, 3 finished with failed or missing "
+        "trials, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"mer {__version__}", help="print the version")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

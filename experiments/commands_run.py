@@ -130,6 +130,7 @@ def run_space(args: argparse.Namespace) -> int:
         return show_plan(args)
     from experiments.cluster.project import project_line
     from experiments.results.ledger import Ledger
+    from experiments.schedule.aside import Aside
     from experiments.space.text import needs_yes
     from mer.storage import open_store
 
@@ -161,7 +162,7 @@ def run_space(args: argparse.Namespace) -> int:
         origin=lambda: project_line(args.space),
         say=say,
     )
-    report = None if args.no_report else _report(ledger.store.path(plan.folder), say)
+    report = None if args.no_report else Aside(say)("no report", lambda: _report(ledger.store.path(plan.folder), say))
     _tell(plan, ledger, result, report, args.json)
     return result.exit_code
 
@@ -283,10 +284,16 @@ def _tell(plan: Plan, ledger: Ledger, result: RunResult, report: str | None, as_
     print(", ".join(f"{count} {status}" for status, count in result.counts.items()))
     for line in failures(result):
         print(f"  {line}")
-    if result.reason == "budget":
-        print("The budget is spent. The same command goes on where this run ended.")
-    elif result.reason and result.reason != "interrupted":
-        print(f"Stopped early: {result.reason}")
+    missing = result.counts.get("missing", 0)
+    if result.reason:
+        known = {
+            "budget": "The budget is spent",
+            "interrupted": "Interrupted",
+            "trials": "Its trials are spent",
+        }
+        print(f"{known.get(result.reason, f'Stopped early: {result.reason}')}; {missing} trials are missing.")
+    if missing:
+        print("The same command goes on where this run ended.")
     print(f"tables: {tables}")
     if report:
         print(f"report: {report}")

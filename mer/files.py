@@ -71,10 +71,10 @@ def data_file(path: Path, root: Path | None = None, what: str = "file") -> Path:
     try:
         found = path.stat().st_mode
         outside = root is not None and not path.resolve().is_relative_to(root.resolve())
-    except FileNotFoundError:
-        raise UserError(f"the {what} does not exist", where=where) from None
+    except FileNotFoundError as error:
+        raise UserError(f"the {what} does not exist", where=where) from error
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        raise UserError(f"cannot be read: {getattr(error, 'strerror', error)}", where=where) from None
+        raise UserError(f"cannot be read: {getattr(error, 'strerror', error)}", where=where) from error
     if outside:
         raise UserError("leads out of the corpus folder by a symbolic link", where=where, expected="a file inside it")
     if not stat.S_ISREG(found):

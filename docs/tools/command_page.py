@@ -10,7 +10,8 @@ from experiments.cli import build_parser
 INTRODUCTION = """\
 # Commands
 
-`mer COMMAND --help` shows the same. Exit codes: 0 done, 2 bad input, 3 finished with failed trials, 130 interrupted.
+`mer COMMAND --help` shows the same. Exit codes: 0 done, 2 bad input, 3 finished with failed or missing trials,
+130 interrupted.
 `--json` is for programs; messages then go to standard error. Completion for the shell: [](editors.md).
 """
 

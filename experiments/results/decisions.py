@@ -9,6 +9,7 @@ file for each would cost the driver more than anything else that it does for a t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -20,6 +21,7 @@ import pyarrow as pa
 from experiments.results.records import encode
 from experiments.results.schema import DECISIONS
 from mer import sealed
+from mer.errors import UserError
 from mer.faults import visit
 from mer.sealed import Damaged, judged
 from mer.storage import Store
@@ -74,15 +76,18 @@ class DecisionLog:
         self._written = clock()
 
     def add(self, rows: Iterable[DecisionRow]) -> None:
+        """Take rows in, and write what waits now and then. What cannot be written now waits on."""
         self._rows += rows
         if self._rows and self.clock() - self._written >= EVERY_S:
-            self.flush()
+            with contextlib.suppress(OSError, MemoryError, UserError):
+                self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
+        self._written = self.clock()
         if self._rows:
             append_decisions(self.store, self._rows, self.space)
-        self._rows, self._written = [], self.clock()
+            self._rows = []
 
     def compact(self) -> None:
         """Keep the number of files bounded. What is merged is removed once the merged file is there."""

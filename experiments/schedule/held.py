@@ -12,6 +12,7 @@ from typing import Any
 from experiments.results import provenance
 from experiments.results.records import EpochRow
 from experiments.results.schema import METRICS
+from experiments.schedule.aside import Aside
 from experiments.schedule.states import Part, Saved
 from experiments.schedule.work import Finished, Member, Order, Spec, Work
 from experiments.slots import Status
@@ -74,22 +75,26 @@ class Held:
 class Meter:
     """Measures what a piece of work costs and shares it out among those that it was done for."""
 
-    def __init__(self) -> None:
-        self.wall, self.device, self.energy = time.perf_counter(), _device_clock(), provenance.energy_j()
+    def __init__(self, aside: Aside) -> None:
+        self._aside = aside
+        self.wall, self.device, self.energy = time.perf_counter(), _device_clock(), self._energy()
 
     def charge(self, held: Held, numbers: Sequence[int]) -> float:
         """Returns the seconds that it took."""
-        took, used, energy = time.perf_counter() - self.wall, _device_clock() - self.device, provenance.energy_j()
+        took, used, energy = time.perf_counter() - self.wall, _device_clock() - self.device, self._energy()
         for number in numbers:
             part = held.parts[number]
             part.wall_s += took / len(numbers)
             part.device_s += used / len(numbers)
             if energy is not None and self.energy is not None and energy >= self.energy:
                 part.energy_j = (part.energy_j or 0.0) + (energy - self.energy) / len(numbers)
-        peak = held.work.memory_mb()
+        peak = self._aside("memory cannot be read", held.work.memory_mb)
         if peak is not None:
             held.peak_memory_mb = max(peak, held.peak_memory_mb or 0.0)
         return took
+
+    def _energy(self) -> float | None:
+        return self._aside("energy cannot be read", provenance.energy_j)
 
 
 def so_far(rows: Sequence[EpochRow], spec: Spec) -> Finished:

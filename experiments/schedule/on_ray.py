@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.results.ledger import Ledger
 from experiments.schedule.cluster import Connected, connect, gpu_share, is_shared
@@ -36,7 +38,10 @@ class OnRay:
     def execute(self, running: Running) -> float:
         """Run to the end; when the first order could be given, by the monotonic clock."""
         plan, say = self.plan, self.say
-        connected = connect(self.address, workers=running.workers, cpus=plan.resources.cpus)
+        with running.interrupt.elsewhere():
+            connected = connect(self.address, workers=running.workers, cpus=plan.resources.cpus)
+        if connected.private:
+            _end_without_asking()
         say(str(connected))
         if self.origin is not None and not connected.private:
             say(self.origin())
@@ -79,3 +84,19 @@ class OnRay:
             return None
         self.say(f"features are shared in {place}")
         return place if is_address(place) else str(Path(place).absolute())
+
+
+def _end_without_asking() -> None:
+    """Ray's own processes hear no SIGTERM here (`Interrupt.elsewhere`), with which Ray would ask each of them to end
+    and wait for it: after the second in which workers end they are killed."""
+    ray: Any = importlib.import_module("ray")
+    node = getattr(ray._private.worker, "_global_node", None)
+    if node is None:
+        return
+    kill = node.kill_all_processes
+
+    def act(**asked: object) -> None:
+        time.sleep(1.0)
+        kill(check_alive=False, allow_graceful=False)
+
+    node.kill_all_processes = act

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, TextIO
 
+from experiments.schedule.interrupt import MESSAGE
 from experiments.schedule.session import Session
 from experiments.slots import Status
 from mer.metrics import metric
@@ -45,6 +47,8 @@ class Progress:
         self._page: Any = None
 
     def update(self, workers: Mapping[str, At] | None = None, *, now: bool = False) -> None:
+        if self.live and self.session.ending == "interrupted":
+            self._end_page()
         if not now and time.monotonic() < self._next:
             return
         if self.live:
@@ -55,9 +59,23 @@ class Progress:
             print(line(self.session, len(workers or {})), file=self.stream, flush=True)
 
     def close(self) -> None:
+        if self._page is not None and self.session.ending == "interrupted":
+            self._end_page()
         if self._page is not None:
             self._page.stop()
             self._page = None
+
+    def _end_page(self) -> None:
+        """The page goes, and what was said in its place of the interrupt is said so that it stays."""
+        self.live = False
+        page, self._page = self._page, None
+        if page is not None:
+            if os.isatty(2):  # the handler's line below the page, which the page does not know of
+                self.stream.write("\x1b[1A\x1b[2K\x1b[1A")
+                self.stream.flush()
+            page.stop()
+            print(MESSAGE, file=self.stream, flush=True)
+        self._next = time.monotonic() + LINE_EVERY_S
 
     def _show_page(self, workers: Mapping[str, At]) -> None:
         if self._page is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from experiments.protocol.actions import Judged
 from experiments.protocol.replay import replay_ledger
 from experiments.protocol.state import State
@@ -28,7 +31,7 @@ def publish(plan: Plan, ledger: Ledger, out: str | Store, session: Session | Non
     recorded = session.knowledge.trials if session is not None else ()
     knowledge = Knowledge(plan, names, ledger.refresh(recorded))
     state = replay_ledger(plan, knowledge.look_up)
-    verdicts = judge(plan, knowledge, state)
+    verdicts = judge(plan, knowledge, state, session.left_alone if session is not None else {})
     decisions = [decision_row(plan, names, state, decision) for decision in state.all_decisions()]
     write_tables(plan, ledger, out, verdicts, decisions)
     return verdicts
@@ -40,8 +43,10 @@ def verdicts_of(plan: Plan, ledger: Ledger) -> list[Verdict]:
     return judge(plan, knowledge, replay_ledger(plan, knowledge.look_up))
 
 
-def judge(plan: Plan, knowledge: Knowledge, state: State) -> list[Verdict]:
-    """One verdict for each slot of the plan, in its order."""
+def judge(
+    plan: Plan, knowledge: Knowledge, state: State, left_alone: Mapping[Slot, str] = MappingProxyType({})
+) -> list[Verdict]:
+    """One verdict for each slot of the plan, in its order. `left_alone`: slots that a run gave up for now, and why."""
     names = knowledge.names
     pruned: dict[Slot, Judged] = {}
     for decision in state.all_decisions():
@@ -66,7 +71,8 @@ def judge(plan: Plan, knowledge: Knowledge, state: State) -> list[Verdict]:
                 slot=slot,
                 trial=trial,
                 status=status,
-                reason=_reason(plan, state, slot, status, record, judged),
+                reason=(status is Status.MISSING and left_alone.get(slot))
+                or _reason(plan, state, slot, status, record, judged),
                 params=params or {},
                 selected=selected,
                 rung=judged.rung if judged else None,

@@ -28,6 +28,7 @@ from experiments.protocol.state import State
 from experiments.results.decisions import DecisionLog
 from experiments.results.ledger import Ledger
 from experiments.schedule import states
+from experiments.schedule.aside import Aside
 from experiments.schedule.deciding import decision_row
 from experiments.schedule.knowledge import Knowledge
 from experiments.schedule.naming import Names
@@ -37,7 +38,10 @@ from experiments.slots import Slot, Status
 from experiments.space.plan import Plan
 
 WORKERS_LOST = 3
-"""Workers lost on one trial before it counts as failed: by then it is likelier to be the trial's doing."""
+"""Workers lost on one trial, with no epoch saved in between, before this run leaves it alone: it may be the trial's
+doing, and may not, so that it stays missing. The same command tries it again."""
+
+TAKEN_OVER = "another run has taken over, because this one was suspended, or cut off from the results folder"
 
 FIRST_TRIALS = 10
 FAILED_SHARE = 0.5
@@ -63,6 +67,7 @@ class Session:
     retry      run `failed` and `oom` trials again
     seconds    of wall time after which nothing new is started and running trials are saved
     trials     number of trials after which nothing new is started
+    holds      does this driver hold the lease of the results folder still?
     """
 
     def __init__(
@@ -74,21 +79,27 @@ class Session:
         seconds: float | None = None,
         trials: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        holds: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.plan, self.ledger = plan, ledger
+        self.plan, self.ledger, self.holds = plan, ledger, holds
         self.clock, self.started = clock, clock()
         self.deadline = None if seconds is None else self.started + seconds
         self.trials = trials
         self.names = Names(plan, ledger.equal_code())
         self.knowledge = Knowledge(plan, self.names, ledger.refresh(), retry=retry)
         self.ending: str | None = None
-        """Why the run ends before its plan is done: `budget`, `interrupted`, or an explanation."""
+        """Why the run ends before its plan is done: `budget`, `interrupted`, `TAKEN_OVER`, or an explanation."""
         self.blocked: str | None = None
+        self.left_alone: dict[Slot, str] = {}
+        """Slots that this run does not try any more, and why."""
+        self.notes: list[str] = []
+        """What a person should know of side outputs, once each."""
         self.tally = Tally()
         self._begun_trials = 0
         self._proven = False
         self.state: State = replay_ledger(plan, self.knowledge.look_up)
         self.make = Orders(plan, self.state, self.knowledge)
+        self._aside = Aside(self.notes.append)
         self.sweep()
         self.tally.before = sum(self.state.status(slot) is not Status.MISSING for slot in self.state.order)
         self._holder: dict[Slot, str] = {}  # first slot of a unit that has reported -> worker that keeps it
@@ -96,9 +107,9 @@ class Session:
         self._busy: dict[str, Slot] = {}  # item -> first slot of the unit that it is run for
         self._waiting: dict[str, list[Work]] = {}  # item -> actions for other units that are the same item
         self._chores: list[Order] = []
-        self._again: deque[Order] = deque()
+        self._queue: deque[Order] = deque()
         self._large: deque[Order] = deque()
-        self._losses: Counter[str] = Counter()
+        self._losses: dict[str, tuple[int, int]] = {}  # item -> epochs saved at the last loss, losses since then
         self._ooms: Counter[str] = Counter()
         self._log = DecisionLog(ledger.store, plan.space)
         for action in self.state.next_actions(0):
@@ -111,13 +122,15 @@ class Session:
         idle = not self._running
         if self.ending or self.blocked:
             return idle
-        return idle and self.state.finished and not self._chores and not self._again and not self._large
+        return idle and self.state.finished and not self._chores and not self._queue and not self._large
 
     @property
     def overtime(self) -> bool:
         """Should running trials save their state and stop?"""
         if self.deadline is not None and self.ending is None and self.clock() >= self.deadline:
             self.ending = "budget"
+        if self.ending is None and not self.holds():
+            self.ending = TAKEN_OVER
         return self.ending is not None and self.ending != "trials"
 
     def remaining(self) -> int:
@@ -145,13 +158,15 @@ class Session:
         orders: list[Order] = []
         while self._chores and len(orders) < 8:
             orders.append(self._chores.pop(0))
-        queue = self._large if large else self._again
+        queue = self._large if large else self._queue
         if queue:
             orders.append(queue.popleft())
         elif not large and not self._spent():
             orders += self._next(worker)
         if orders:
             self._running[worker] = orders
+        elif not large and not self._running and not self._large and not self.state.finished:
+            self.ending = self.ending or self._stuck()
         return orders
 
     def report(self, worker: str, outcomes: Sequence[Outcome]) -> list[Order]:
@@ -173,14 +188,24 @@ class Session:
             self._running[worker] = orders
         return orders
 
-    def lost(self, worker: str, reason: str = "its worker was lost") -> None:
-        """A worker is gone with all that it held. Its item runs again from the last saved state."""
+    def lost(self, worker: str, reason: str = "its worker was lost", *, blameless: bool = False) -> None:
+        """A worker is gone with all that it held. Its item runs again from the last saved state.
+
+        `blameless`: its machine was taken away, which no trial can have brought about.
+        """
         orders = self._running.pop(worker, [])
+        training = any(order.do is Do.TRAIN for order in orders)  # what was only to be written down has lost nobody
         for item in dict.fromkeys(order.item for order in orders):
-            self._again_or_failed([order for order in orders if order.item == item], reason)
+            found = [order for order in orders if order.item == item]
+            counts = not blameless and (not training or any(order.do is Do.TRAIN for order in found))
+            self._again(found, reason, counts)
         for slot in [slot for slot, holder in self._holder.items() if holder == worker]:
             del self._holder[slot]
             self.state.lost(slot)
+
+    def interrupt(self) -> None:
+        """A person or a scheduler ends the run."""
+        self.ending = "interrupted"
 
     def block(self, reason: str) -> None:
         """The results cannot be written: nothing more is started, and the run ends with this explanation."""
@@ -189,6 +214,9 @@ class Session:
 
     def sweep(self) -> None:
         """Remove resume states of what has ended."""
+        self._aside("saved states of finished trials cannot be removed", self._sweep)
+
+    def _sweep(self) -> None:
         bundles = {self.names.unit(unit) for unit in self.state.ended_units() if unit.is_bundle}
         states.sweep(self.ledger.store, {*self.ledger.refresh().rows, *bundles})
 
@@ -250,7 +278,7 @@ class Session:
         elif held is not None and holder is not None:
             held.append(self.make.of(Do.TRAIN, action.unit, action.until))
         else:
-            self._again.append(self.make.of(Do.TRAIN, action.unit, action.until))
+            self._queue.append(self.make.of(Do.TRAIN, action.unit, action.until))
 
     def _stop(self, action: Stop, orders: list[Order]) -> None:
         """Have an ending written down, together with those of other trials of its bundle."""
@@ -267,6 +295,7 @@ class Session:
 
     def _outcome(self, worker: str, outcome: Outcome) -> None:
         order = outcome.order
+        self.notes += [note for note in outcome.notes if note not in self.notes]
         self.tally.trained_s += outcome.trained_s
         if outcome.ended in (Ended.REACHED, Ended.COMMITTED):
             self._progress(worker, outcome)
@@ -278,7 +307,7 @@ class Session:
                 reason = f"out of memory twice, the second time with a larger share: {outcome.reason}"
                 self._chores.append(self.make.given_up(order, Status.OOM, reason))
         elif outcome.ended is Ended.BROKEN:
-            self._again_or_failed([order], outcome.reason or "its device failed")
+            self._again([order], outcome.reason or "its device failed", counts=True)
         elif outcome.ended is Ended.BLOCKED:
             self.block(outcome.reason or "the results cannot be written")
         elif outcome.ended is Ended.INTERRUPTED:
@@ -325,18 +354,31 @@ class Session:
             if fact is None or (fact.status is Status.PRUNED and len(fact.curve) < action.until):
                 missing = True
         if missing:
-            self._again.extend(self._begin(action))
+            self._queue.extend(self._begin(action))
 
-    def _again_or_failed(self, orders: Sequence[Order], reason: str) -> None:
-        """What a lost worker was to do with one item: somebody else does it, unless it has cost too many workers."""
+    def _again(self, orders: Sequence[Order], reason: str, counts: bool) -> None:
+        """What a lost worker was to do with one item: somebody else does it, unless it has cost too many workers with
+        no headway at all."""
         item = orders[0].item
-        self._losses[item] += any(order.do is Do.TRAIN or order.until for order in orders)
-        if self._losses[item] >= WORKERS_LOST:
-            reason = f"{WORKERS_LOST} workers were lost on this trial; the last time: {reason}"
-            self._chores.append(self.make.given_up(orders[-1], Status.FAILED, reason))
-            return
+        if counts and any(order.do is not Do.PAUSE for order in orders):
+            saved = states.epochs(self.ledger.store, item)
+            before, losses = self._losses.get(item, (0, 0))
+            losses = 1 if saved > before else losses + 1
+            self._losses[item] = saved, losses
+            if losses >= WORKERS_LOST:
+                reason = f"{losses} workers were lost on this trial, which made no headway; the last time: {reason}"
+                self.left_alone |= {member.spec.slot: reason for member in orders[-1].members if not member.recorded}
+                return
         self._chores.extend(order for order in orders if order.do is Do.CLOSE)
-        self._again.extend(order for order in orders if order.do is Do.TRAIN)
+        self._queue.extend(order for order in orders if order.do is Do.TRAIN)
+
+    def _stuck(self) -> str:
+        """Why nothing can be done any more although slots are missing."""
+        if self.left_alone:
+            slot, reason = next(iter(self.left_alone.items()))
+            more = f", and {len(self.left_alone) - 1} others" if len(self.left_alone) > 1 else ""
+            return f"not everything could be run: {slot}{more}: {reason}"
+        return f"{self.state.left} planned trials cannot be run, which is a fault of this program"
 
     def _stop_if_hopeless(self) -> None:
         done = self.tally.done

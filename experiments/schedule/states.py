@@ -8,6 +8,7 @@ Apart from checkpoints, replaced atomically, removed when the item's last trial 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from experiments.results.records import EpochRow, checksum
+from mer.errors import UserError
 from mer.faults import visit
 from mer.storage import Store
 
@@ -72,6 +74,15 @@ def load(store: Store, item: str) -> Saved | None:
         _log.warning("%s cannot be used (%s): its trials start over from their first epoch", where, error)
         drop(store, item)
         return None
+
+
+def epochs(store: Store, item: str) -> int:
+    """How far the saved state of an item has come; 0 where there is none that can be read."""
+    with contextlib.suppress(OSError, UserError, ValueError, TypeError, KeyError):
+        with store.open(f"{FOLDER}/{item}") as file:
+            parts: list[dict[str, Any]] = json.loads(file.readline())["parts"]
+        return max(int(row["epoch"]) for part in parts for row in part["rows"])
+    return 0
 
 
 def drop(store: Store, item: str) -> None:

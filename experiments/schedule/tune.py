@@ -33,6 +33,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from experiments.schedule.blame import one_line
 from experiments.schedule.nodes import Guard, wait_for_admission
 from experiments.schedule.occupancy import Occupancy
 from experiments.schedule.packing import Packing
@@ -247,9 +248,12 @@ class Crew(Callback, Stopper):
         self._stillborn = 0
         try:
             return self._result(trial, result)
-        except UserError as error:  # the results cannot be written; Tune would bury the message in a traceback
-            self.session.block(str(error))
+        except Exception as error:  # the results cannot be written, say; Tune would bury the message in a traceback
+            self._block(error)
             return False
+
+    def _block(self, error: Exception) -> None:
+        self.session.block(str(error) if isinstance(error, UserError) else one_line(error))
 
     def _result(self, trial: Any, result: dict[str, Any]) -> bool:
         worker = trial.trial_id
@@ -282,7 +286,8 @@ class Crew(Callback, Stopper):
             self.session.ending = f"{self._stillborn} workers in a row could not be started: {_last_error(trial)}"
         self.actors.pop(worker, None)
         self.vital.pop(worker, None)
-        self.session.lost(worker, self._why.pop(worker, "its process or machine was lost"))
+        why = self._why.pop(worker, "its process or machine was lost")
+        self.session.lost(worker, why, blameless=_machine_was_taken(_last_error(trial)))
 
     # ---- Callback and Stopper: called on every turn of Tune's loop
 
@@ -298,8 +303,8 @@ class Crew(Callback, Stopper):
         if self._tick is not None:
             try:
                 self._tick(self)
-            except UserError as error:
-                self.session.block(str(error))
+            except Exception as error:
+                self._block(error)
 
     def _read_pulse(self) -> None:
         if self._reading is not None:
@@ -383,6 +388,11 @@ def _last_error(trial: Any) -> str:
     """Why a worker died, in Tune's words, as far as it knows them."""
     error = trial.get_error() if trial is not None and hasattr(trial, "get_error") else None
     return " ".join(str(error).split())[-300:] if error is not None else "see Ray's logs"
+
+
+def _machine_was_taken(error: str) -> bool:
+    """Was a worker lost with its machine: pre-empted, or gone?"""
+    return any(sign in error for sign in ("preempt", "node has died", "node was terminated", "NodeDied"))
 
 
 def _device_memory_mb() -> float | None:

@@ -113,9 +113,9 @@ class Ended(StrEnum):
     PAUSED = "paused"  # saved, let go
     COMMITTED = "committed"  # all that was to be written is in the ledger, and nothing is held
     OUT_OF_MEMORY = "out of memory"  # not committed: it may be tried once more with a larger share
-    BROKEN = "broken"  # the worker's device or process is not to be trusted any more; the trial is not to blame
+    BROKEN = "broken"  # its device, its memory or the files it reads failed under it; the trial is not to blame
     INTERRUPTED = "interrupted"  # the budget or a person ended the run; the state is saved
-    BLOCKED = "blocked"  # the results folder cannot be written; `reason` says what is needed
+    BLOCKED = "blocked"  # the results folder cannot be written or read; `reason` says what is needed
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,8 @@ class Outcome:
     reason: str | None = None
     trained_s: float = 0.0
     peak_memory_mb: float | None = None
+    notes: tuple[str, ...] = ()
+    """What a person should know of the worker's side outputs."""
 
 
 @dataclass(frozen=True)

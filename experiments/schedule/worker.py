@@ -13,23 +13,27 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.results import provenance
 from experiments.results.ledger import Ledger
-from experiments.results.records import Cost, TrialRecord
+from experiments.results.records import Cost, Provenance, TrialRecord
 from experiments.results.schema import COMPLETE
 from experiments.schedule import states
+from experiments.schedule.aside import Aside
+from experiments.schedule.blame import Unstored, one_line, storing, without_verdict
 from experiments.schedule.held import Held, Meter, Nothing, Verdict, so_far
 from experiments.schedule.states import Saved
 from experiments.schedule.tensorboard import Board
 from experiments.schedule.work import Do, Ended, Epoch, Finished, MakeWork, Order, Outcome, Result, Spec, Work
 from experiments.slots import Stage, Status
-from mer.errors import UnfitMachine, UserError
+from mer.errors import UserError
 from mer.faults import visit
 from mer.files import sums_digest
 from mer.storage import LocalStore
@@ -51,10 +55,16 @@ class Worker:
         self.beat = beat or (lambda spec, epochs, value: False)
         self.boards = boards
         self._held: Held | None = None
+        self._notes: list[str] = []
+        self._aside = Aside(self._notes.append)
 
     def run(self, orders: Sequence[Order]) -> list[Outcome]:
         """Carry out orders in turn. What goes wrong with one item ends that item, not the worker."""
-        return [self._one(order, {later.item for later in orders[n + 1 :]}) for n, order in enumerate(orders)]
+        outcomes = [self._one(order, {later.item for later in orders[n + 1 :]}) for n, order in enumerate(orders)]
+        if self._notes and outcomes:
+            outcomes[-1] = replace(outcomes[-1], notes=tuple(self._notes))
+            self._notes.clear()
+        return outcomes
 
     def _one(self, order: Order, later: Collection[str]) -> Outcome:
         try:
@@ -63,20 +73,17 @@ class Worker:
             if order.do is Do.PAUSE:
                 return self._pause(order)
             return self._close(order, goes_on=order.item in later)
-        except UserError as error:
-            # The results cannot be written, or the trial cannot be made at all. The former blocks the whole run.
-            if _is_storage(error):
-                self._let_go()
-                return Outcome(order, Ended.BLOCKED, reason=str(error))
-            return self._failed(order, error)
         except Exception as error:
             peak = self._held.peak_memory_mb if self._held else None
-            if is_out_of_memory(error):
-                self._let_go()
-                return Outcome(order, Ended.OUT_OF_MEMORY, reason=_one_line(error), peak_memory_mb=peak)
-            if _is_device_error(error):
-                return Outcome(order, Ended.BROKEN, reason=_one_line(error))
-            return self._failed(order, error)
+            ended = without_verdict(error)
+            if ended is None:
+                try:
+                    return self._failed(order, error)
+                except Unstored as unstored:
+                    error, ended = unstored, unstored.ended
+            self._let_go()
+            reason = str(error) if isinstance(error, UserError | Unstored) else one_line(error)
+            return Outcome(order, ended, reason=reason, peak_memory_mb=peak)
 
     # ---- the three orders ------------------------------------------------------------------------------------
 
@@ -112,7 +119,7 @@ class Worker:
                 return self._leave(order, held, Ended.INTERRUPTED)
         else:  # nothing is to be computed any more
             self._let_go()
-            saved = states.load(self.store, order.item)
+            saved = self._load(order.item)
             held = self._held = Held.fresh(order, Nothing(len(order.members)))
             held.parts = saved.parts if saved and len(saved.parts) == len(held.parts) else held.parts
         verdicts = []
@@ -143,13 +150,16 @@ class Worker:
             self._save(self._held)
         self._let_go()
         held = Held.fresh(order, self.make_work(order.specs))
-        saved = states.load(self.store, order.item)
+        saved = self._load(order.item)
         if saved is not None:
             try:
                 held.take_over(saved)
-            except Exception:  # written by other code, or damaged: the item starts over
+            except Exception as error:  # written by other code, or damaged: the item starts over
                 held.work.close()
-                states.drop(self.store, order.item)
+                if without_verdict(error) is not None:
+                    raise
+                with storing():
+                    states.drop(self.store, order.item)
                 held = Held.fresh(order, self.make_work(order.specs))
         self._held = held
         return held
@@ -164,7 +174,7 @@ class Worker:
             going = [number for number, ended in enumerate(work.ended) if not ended]
             if not going:
                 break
-            meter = Meter()
+            meter = Meter(self._aside)
             for number, epoch in enumerate(work.epoch()):
                 if epoch is not None:
                     self._note(held, number, epoch)
@@ -199,7 +209,7 @@ class Worker:
                 yield self._finish(held, number)
 
     def _finish(self, held: Held, number: int) -> Verdict:
-        spec, meter = held.members[number].spec, Meter()
+        spec, meter = held.members[number].spec, Meter(self._aside)
         try:
             finished = held.work.finish(number)
             meter.charge(held, [number])
@@ -215,31 +225,29 @@ class Worker:
                 visit("checkpoint.after")
             return Verdict(number, Status.COMPLETE, None, finished, checkpoint=checkpoint, checkpoint_digest=digest)
         except Exception as error:
-            if len(held.members) == 1 or isinstance(error, UserError):
+            if len(held.members) == 1 or isinstance(error, UserError) or without_verdict(error) is not None:
                 raise
-            if is_out_of_memory(error) or _is_device_error(error):
-                raise
-            return Verdict(number, Status.FAILED, _one_line(error), Finished({}, 0))  # one member's doing, not all's
+            return Verdict(number, Status.FAILED, one_line(error), Finished({}, 0))  # one member's doing, not all's
 
     # ---- writing ---------------------------------------------------------------------------------------------
 
     def _failed(self, order: Order, error: Exception) -> Outcome:
         """Commit an item that raised, with what raised it and where: every member that has not ended yet."""
-        reason = _one_line(error)
+        reason = one_line(error)
         held = self._held
         if held is None or held.item != order.item:
             held = Held.fresh(order, Nothing(len(order.members)))
         failed = [Verdict(number, Status.FAILED, reason, Finished({}, 0)) for number in held.open]
-        try:
-            results = self._results(held, self._commit(held, order, failed))
-        except UserError as blocked:
-            self._let_go()
-            return Outcome(order, Ended.BLOCKED, reason=str(blocked))
+        results = self._results(held, self._commit(held, order, failed))
         self._drop(held)
         return Outcome(order, Ended.COMMITTED, results)
 
     def _checkpoint(self, held: Held, number: int) -> tuple[str, str | None]:
         """Write a member's model; its path below the results folder, and the digest of what was written."""
+        with storing():
+            return self._put_checkpoint(held, number)
+
+    def _put_checkpoint(self, held: Held, number: int) -> tuple[str, str | None]:
         spec = held.members[number].spec
         name = f"checkpoints/{spec.trial}"
         if isinstance(self.store, LocalStore):
@@ -260,11 +268,13 @@ class Worker:
         found = list(verdicts)
         records = [self._record(held, verdict) for verdict in found]
         if records:
-            self.ledger.append(*records)
+            with storing():
+                self.ledger.append(*records)
         held.closed |= {verdict.number for verdict in found}
         if self.boards:
             for verdict, record in zip(found, records, strict=True):
-                Board(self.boards).write(held.members[verdict.number].spec, record)
+                write = partial(Board(self.boards).write, held.members[verdict.number].spec, record)
+                self._aside("curves for TensorBoard cannot be written", write)
         return found
 
     def _record(self, held: Held, verdict: Verdict) -> TrialRecord:
@@ -291,7 +301,7 @@ class Worker:
             checkpoint=verdict.checkpoint,
             checkpoint_digest=verdict.checkpoint_digest,
             cost=Cost(part.wall_s, part.device_s, part.epochs, held.peak_memory_mb, part.energy_j),
-            provenance=provenance.here(),
+            provenance=self._aside("source and machine cannot be looked up", provenance.here) or Provenance(),
             random_weights=done.random_weights,
             synthetic=spec.corpus.synthetic if done.synthetic is None else done.synthetic,
             parameters=done.parameters,
@@ -311,9 +321,13 @@ class Worker:
             found.append(Result(curve, end.status, end.reason, test))
         return tuple(found)
 
+    def _load(self, item: str) -> Saved | None:
+        with storing():
+            return states.load(self.store, item)
+
     def _save(self, held: Held) -> None:
-        saved: Saved = held.saved()
-        states.save(self.store, held.item, saved)
+        with storing():
+            states.save(self.store, held.item, held.saved())
         held.saved_at, held.unsaved = time.monotonic(), False
 
     def _leave(self, order: Order, held: Held, ended: Ended) -> Outcome:
@@ -322,8 +336,8 @@ class Worker:
         return Outcome(order, ended, results)
 
     def _drop(self, held: Held) -> None:
-        """The item is over: nothing of it is needed any more."""
-        states.drop(self.store, held.item)
+        """The item is over: nothing of it is needed any more. What is left of it is swept up by the next run."""
+        self._aside("saved states of finished trials cannot be removed", partial(states.drop, self.store, held.item))
         self._let_go()
 
     def _let_go(self) -> None:
@@ -331,34 +345,11 @@ class Worker:
         if self._held is None:
             return
         work: Work = self._held.work
-        work.close()
         self._held = None
         torch: Any = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Out of device or host memory, by whatever name it comes."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "out of memory" in text
-
-
-def _is_device_error(error: BaseException) -> bool:
-    """After any other CUDA error nothing that this process computes can be trusted."""
-    text = str(error)
-    return any(sign in text for sign in ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "device-side assert", "NCCL"))
-
-
-def _is_storage(error: UserError) -> bool:
-    return isinstance(error, UnfitMachine) or isinstance(error.__cause__, OSError)
-
-
-def _one_line(error: BaseException) -> str:
-    """What was raised and where in the code it came from, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:400]}{where}"
+        with suppress(Exception):  # on a device that has failed; who trains there next will meet it
+            work.close()
+            if torch is not None and torch.cuda.is_available():
+                gc.collect()
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()

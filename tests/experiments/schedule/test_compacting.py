@@ -10,6 +10,7 @@ import pytest
 from experiments.results.identity import TrialKey
 from experiments.results.ledger import Ledger
 from experiments.results.records import TrialRecord
+from experiments.schedule.aside import Aside
 from experiments.schedule.compacting import Compactor
 from experiments.slots import Status
 
@@ -33,7 +34,7 @@ def test_parts_are_merged_while_the_same_ledger_writes_and_reads(
 ) -> None:
     monkeypatch.setattr("experiments.results.ledger.LOOSE", 8)
     ledger = Ledger(str(tmp_path))
-    compactor = Compactor(ledger, every_s=0.001)
+    compactor = Compactor(ledger, Aside(print), every_s=0.001)
     written: set[str] = set()
     merged = False
     while len(written) < 60 or not merged:
@@ -50,7 +51,7 @@ def test_parts_are_merged_while_the_same_ledger_writes_and_reads(
 def test_what_is_left_is_merged_at_the_end_and_no_earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.results.ledger.LOOSE", 8)
     ledger = Ledger(str(tmp_path))
-    compactor = Compactor(ledger, every_s=3600.0)
+    compactor = Compactor(ledger, Aside(print), every_s=3600.0)
     for number in range(12):
         ledger.append(record(number))
     assert ledger.loose() == 12

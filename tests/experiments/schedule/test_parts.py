@@ -180,10 +180,10 @@ def test_exit_codes(small_plan: Any, tmp_path: Path) -> None:
     assert quiet(plan, tmp_path / "a", retry=True).exit_code == 0
     again = quiet(plan, tmp_path / "a")
     assert (again.exit_code, again.done, again.reason) == (0, {}, None)
-    assert quiet(plan, tmp_path / "b", budget=0.0).exit_code == 0
+    assert quiet(plan, tmp_path / "b", budget=0.0).exit_code == 3
     assert quiet(plan, tmp_path / "b", budget=0.0).counts == {"missing": 30}
     limited = quiet(small_plan(limits=Limits(trials=3)), tmp_path / "c")
-    assert (limited.exit_code, limited.reason) == (0, "trials")
+    assert (limited.exit_code, limited.reason) == (3, "trials")
     with pytest.raises(UserError, match="ray, inline"):
         quiet(plan, tmp_path / "d", executor="slurm")
 

@@ -122,18 +122,51 @@ def test_a_lost_worker_costs_nothing_but_time(small_plan: Any, tmp_path: Path) -
         assert values(plan, root) == expected
 
 
-def test_three_lost_workers_make_a_trial_failed(small_plan: Any, tmp_path: Path) -> None:
-    plan = small_plan(cells=1, studies=1, draws=0, tuning=small_plan().tuning.__class__(draws=0))
+def test_a_trial_that_costs_three_workers_is_left_for_the_next_run(small_plan: Any, tmp_path: Path) -> None:
+    plan = small_plan(cells=2)
     session = Session(plan, Ledger(str(tmp_path)))
     for number in range(3):
-        assert session.orders(f"w{number}")[0].do is Do.TRAIN
+        (order,) = session.orders(f"w{number}")
         session.lost(f"w{number}", "node 7 went away")
-    orders = session.orders("w3")
-    assert [order.do for order in orders] == [Do.CLOSE]
-    session.report("w3", Worker(str(tmp_path), MakeFake()).run(orders))
-    (row,) = values(plan, tmp_path)["trials"]
-    assert row["status"] == "failed"
-    assert row["reason"] == "3 workers were lost on this trial; the last time: node 7 went away"
+    reason = "3 workers were lost on this trial, which made no headway; the last time: node 7 went away"
+    assert session.left_alone == {order.spec.slot: reason}
+    run_inline(session, MakeFake(), str(tmp_path))  # all that does not wait for that trial
+    assert session.finished
+    assert session.ending == f"not everything could be run: {order.spec.slot}: {reason}"
+    publish(plan, Ledger(str(tmp_path)), str(tmp_path / plan.space), session)
+    rows = [row for row in tables(tmp_path / plan.space)["trials"] if row["status"] == "missing"]
+    assert reason in {row["reason"] for row in rows}
+    assert {(row["cell"], row["study"]) for row in rows} == {(order.spec.slot.cell, order.spec.slot.study)}
+    run(plan, tmp_path)
+    run(plan, tmp_path / "undisturbed")
+    assert values(plan, tmp_path) == values(plan, tmp_path / "undisturbed")
+
+
+def test_losses_are_forgiven_by_epochs_that_were_saved(
+    small_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.schedule.worker.SAVE_EVERY_S", 0.0)
+    plan = small_plan(cells=1, studies=1, draws=0, epochs=12, tuning=small_plan().tuning.__class__(draws=0))
+    session = Session(plan, Ledger(str(tmp_path)))
+    for number in range(12):
+        (order,) = session.orders(f"w{number}")
+        if number % 2:  # every other worker gets one epoch further before it dies, the others do not
+            Worker(str(tmp_path), MakeFake()).run([dataclasses.replace(order, until=number // 2 + 1)])
+        session.lost(f"w{number}", "killed")
+    assert not session.left_alone
+    run_inline(session, MakeFake(), str(tmp_path))
+    assert statuses(plan, tmp_path) == {"complete": 1}
+
+
+def test_machines_that_are_taken_away_do_not_count(small_plan: Any, tmp_path: Path) -> None:
+    plan = small_plan(cells=1, studies=1)
+    session = Session(plan, Ledger(str(tmp_path)))
+    for number in range(9):
+        assert session.orders(f"w{number}")
+        session.lost(f"w{number}", "pre-empted", blameless=True)
+    assert not session.left_alone
+    run_inline(session, MakeFake(), str(tmp_path))
+    assert session.state.finished
 
 
 def fault(plan: Plan, kind: str, *, stage: Stage = Stage.CONFIRM, cell: str = "fusion=f1") -> MakeFake:
