@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -11,9 +12,15 @@ from typing import Any
 
 from mer import __version__
 from mer.commandline import Parser
-from mer.errors import UserError, refuse_secrets
+from mer.errors import UserError, refuse_secrets, without_secrets
 
 OK, BAD_INPUT, FAILED_TRIALS, INTERRUPTED = 0, 2, 3, 130
+
+MACHINE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE,
+}  # fmt: skip
+"""Errors of files that are the machine's, not this program's."""
 
 Subparsers = Any  # argparse's own type is private
 
@@ -82,13 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) went away. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        if error.errno not in MACHINE and "temporary directory" not in str(error):
+            raise
+        print(f"error: {_explained(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _speak_utf8() -> None:
@@ -115,6 +127,18 @@ def _refuse(argv: Sequence[str]) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise UserError(f"a name that is not UTF-8: {text!a}", hint="Rename it: `convmv` does so.") from None
+
+
+def _explained(error: OSError) -> str:
+    found = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error)
+    hint = (
+        "More files must be allowed: ulimit -n 4096."
+        if error.errno in (errno.EMFILE, errno.ENFILE)
+        else (
+            "Results lie where --results says, what is kept for later where MER_CACHE says, temporary files in TMPDIR."
+        )
+    )
+    return f"{without_secrets(found)}\n  {hint}"
 
 
 def _here() -> str:

@@ -8,6 +8,7 @@ import importlib
 import logging
 import math
 import os
+import secrets
 import shutil
 import site
 import sys
@@ -86,6 +87,11 @@ def connect(address: str | None, *, workers: int | None = None, cpus: float = 1.
 
 
 def _join(ray: Any, address: str) -> None:
+    with contextlib.suppress(ImportError):  # a Ray that does not ask for a token by itself
+        from ray._private.authentication import authentication_token_setup as tokens
+
+        tokens.logger.setLevel(logging.ERROR)
+        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does
     try:
         with tempfile.TemporaryDirectory(prefix="mer-") as empty, importing_like_this_process(empty):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -100,6 +106,8 @@ def _join(ray: Any, address: str) -> None:
 def _start(ray: Any, count: int) -> None:
     """A cluster of this process alone, in a folder that nobody else can enter and that goes when the process ends."""
     folder = short_folder()
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would write one into the home folder, which may be closed
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         with importing_like_this_process(folder):
             ray.init(
@@ -127,7 +135,7 @@ BELOW = len("/mer-abcdefgh/session_2026-11-27_06-44-22_123456_1234567/sockets/pl
 
 def short_folder() -> str:
     """A new folder of this user's alone, with a name so short that Ray's sockets fit below it."""
-    places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    places = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"]
     tried = [place for place in places if place and Path(place).is_absolute()]
     for place in tried:
         if len(os.fsencode(place)) <= SOCKET - BELOW:
@@ -232,7 +240,7 @@ def _bootstrap() -> str | None:
     """What `ray up` has left on a head, or None where this is none."""
     try:
         return Path("~/ray_bootstrap_config.yaml").expanduser().read_text("utf-8")
-    except OSError:
+    except (OSError, RuntimeError):  # none there, or no home
         return None
 
 

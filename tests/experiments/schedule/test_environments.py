@@ -113,7 +113,7 @@ def test_ray_lies_in_a_short_folder_of_this_user_alone(tmp_path: Path, monkeypat
     long = tmp_path / ("slurm-scratch-" * 6)
     long.mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.setenv("TMPDIR", str(long))
     folder = Path(cluster.short_folder())
     try:
         socket = folder / "session_2026-11-27_06-44-22_123456_1234567" / "sockets" / "plasma_store"
