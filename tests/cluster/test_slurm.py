@@ -196,7 +196,7 @@ def test_a_job_that_is_told_before_its_run_has_begun_requeues_itself(slurm: Any,
     job = submit(slurm, "early")
     starting = f"pgrep -f '[r]ay symmetric-run.*{20000 + int(job)}'"
     slurm.until(lambda: slurm.ssh("slurm", starting, check=False).strip(), "Ray to start", lambda: goes_on(slurm, job))
-    slurm.ssh("slurm", "test -d /tmp/mer-* && test ! -e /tmp/mer-*/driver.pid")
+    slurm.ssh("slurm", "find /tmp -maxdepth 1 -name 'mer-????????' -perm 700 | grep -q . && ! ls /tmp/mer-*/driver.pid")
     slurm.as_user("slurm", "anna", f"scancel --batch --signal=USR1 {job}")
     slurm.until(lambda: "time limit near" in log(slurm, job), "the job to be told")
     said = completed(slurm, job)
