@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,9 +12,15 @@ from typing import Any
 
 from mer import __version__
 from mer.commandline import Parser
-from mer.errors import UserError
+from mer.errors import UserError, refuse_secrets, without_secrets
 
 OK, BAD_INPUT, FAILED_TRIALS, INTERRUPTED = 0, 2, 3, 130
+
+MACHINE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR,
+}  # fmt: skip
+"""Errors of files that are the machine's or lie in the path that was given, not this program's."""
 
 Subparsers = Any  # argparse's own type is private
 
@@ -61,33 +68,86 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake ends in one message and exit code 2, never in a traceback."""
-    parser = build_parser()
-    if not (sys.argv[1:] if argv is None else argv):
-        parser.print_help()
-        return BAD_INPUT
-    args = parser.parse_args(argv)
-    if os.getcwd() not in sys.path:
-        # What a space names from outside (`mylab.gate:DeepGate`) may lie in the current folder. Last, so that nothing
-        # there can stand in the place of a package that is installed.
-        sys.path.append(os.getcwd())
+    if argv is None:
+        _speak_utf8()
+    argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not show every label
     try:
+        _refuse(argv)
+        parser = build_parser()
+        if not argv:
+            parser.print_help()
+            return BAD_INPUT
+        args = parser.parse_args(argv)
+        if _here() not in sys.path:
+            # What a space names from outside (`mylab.gate:DeepGate`) may lie in the current folder. Last, so that
+            # nothing there can stand in the place of a package that is installed.
+            sys.path.append(_here())
         return int(args.func(args) or OK)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) went away. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        # Only where a path of the user's can be no path: what else storage does is no mistake of theirs.
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR) or error.filename is None:
+        if error.errno not in MACHINE and "temporary directory" not in str(error):
             raise
-        print(f"error: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
+        print(f"error: {_explained(error)}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _speak_utf8() -> None:
+    """Begin anew in Python's UTF-8 mode where the locale has another encoding: files are named in UTF-8 by all that
+    reads and writes tables, and workers take the mode over."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _refuse(argv: Sequence[str]) -> None:
+    """What no command can do anything with, before anything is done with it.
+
+    Other programs and records see a command line and variables, too; names that are not UTF-8 cannot be written into
+    tables.
+    """
+    for text in argv:
+        refuse_secrets(text)
+    for name, value in os.environ.items():
+        if name.startswith(("MER_", "RAY_ADDRESS")):
+            refuse_secrets(value, where=name)
+    for text in (*argv, _here()):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"a name that is not UTF-8: {text!a}", hint="Rename it: `convmv` does so.") from None
+
+
+def _explained(error: OSError) -> str:
+    found = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error)
+    hint = (
+        "More files must be allowed: ulimit -n 4096."
+        if error.errno in (errno.EMFILE, errno.ENFILE)
+        else (
+            "Results lie where --results says, what is kept for later where MER_CACHE says, temporary files in TMPDIR."
+        )
+    )
+    return f"{without_secrets(found)}\n  {hint}"
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the current folder is gone or closed to you: {error.strerror}", hint="cd to another."
+        ) from None
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
     how.add_argument(
         "--address",
         metavar="HOST:PORT|local",
-        help="Ray cluster (default: RAY_ADDRESS, else one that runs on this machine, else a local one)",
+        help="Ray cluster (default: RAY_ADDRESS, else one that you have started on this machine, else a local one)",
     )
     how.add_argument(
         "--executor",

@@ -18,4 +18,5 @@ if (here.parent / "mer" / "recipe.py").exists():
 from experiments.cli import main  # noqa: E402  (the path must be right first)
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]]))
+    sys.argv.insert(1, "run")
+    sys.exit(main())

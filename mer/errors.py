@@ -3,7 +3,44 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from urllib.parse import unquote
+
+_ADDRESS = re.compile(r"((?<![a-z0-9+.-])(?!file:)[a-z][a-z0-9+.-]+:/{1,2})(\S+)", re.IGNORECASE)
+_USER = re.compile(r"\A(?:[^/@?&:]+@|[^/@?&]*:(?!\d+(?:[/?]|$)).*@)")
+"""What stands for whoever asks; a key may hold slashes, and a number after a host's name is a port. A public bucket is
+read as `gs://anonymous@bucket`."""
+
+_OPTION = re.compile(r"([^&;=]*)=([^&;]*?)([:,'\")\]]*)(?=[&;]|\Z)")
+_OPTIONS = {
+    "region", "scheme", "endpoint_override", "allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open",
+    "background_writes", "force_virtual_addressing", "check_directory_existence_before_creation", "tls_ca_file_path",
+    "tls_ca_dir_path", "tls_verify_certificates", "retry_limit_seconds", "project_id", "enable_tls",
+}  # fmt: skip
+"""Options of an address that hold no secret; the value of any other is not shown."""
+
+
+def without_secrets(text: str) -> str:
+    """A text with the secrets of the addresses in it left out.
+
+    >>> without_secrets("cannot open s3://bucket/r?secret_key=abc&region=eu")
+    'cannot open s3://bucket/r?secret_key=***&region=eu'
+    >>> without_secrets("s3://AKIA:a/b@bucket/r"), without_secrets("gs://anonymous@bucket/run@2")
+    ('s3://***@bucket/r', 'gs://anonymous@bucket/run@2')
+    """
+    return _ADDRESS.sub(_shown, text) if ":/" in text else text
+
+
+def _shown(address: re.Match[str]) -> str:
+    public = address[0].lower().startswith(("gs://anonymous@", "gcs://anonymous@"))
+    place, mark, options = (address[2] if public else _USER.sub("***@", address[2])).partition("?")
+    return address[1] + place + mark + _OPTION.sub(_shown_option, options)
+
+
+def _shown_option(option: re.Match[str]) -> str:
+    value = unquote(option[2])
+    return f"{option[1]}={option[2] if option[1] in _OPTIONS and without_secrets(value) == value else '***'}{option[3]}"
 
 
 class UserError(Exception):
@@ -24,13 +61,9 @@ class UserError(Exception):
         nearest: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.problem, self.where, self.expected, self.nearest, self.hint = (
-            problem,
-            where,
-            expected,
-            nearest,
-            hint,
-        )
+        problem = without_secrets(problem)
+        where, expected, nearest, hint = (part and without_secrets(part) for part in (where, expected, nearest, hint))
+        self.problem, self.where, self.expected, self.nearest, self.hint = problem, where, expected, nearest, hint
         text = f"{where}: {problem}" if where else problem
         if expected:
             text += f"; expected {expected}"
@@ -54,6 +87,19 @@ def _rebuild(
     hint: str | None,
 ) -> UserError:
     return kind(problem, where=where, expected=expected, nearest=nearest, hint=hint)
+
+
+def refuse_secrets(text: str, where: str | None = None) -> None:
+    """Refuse an address that holds credentials: from a command line, a space or a variable they get into results, logs
+    and lists of processes, and nobody can take them back."""
+    shown = without_secrets(text)
+    if shown != text:
+        raise UserError(
+            f"credentials in an address, or an option that none has: {shown}",
+            where=where,
+            hint="They would be written into results and logs. Take them out, and set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY (for gs:// GOOGLE_APPLICATION_CREDENTIALS), or a profile or role.",
+        )
 
 
 class UnfitMachine(UserError):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import logging
 import math
 import os
-from collections.abc import Callable
+import secrets
+import shutil
+import site
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.cluster.project import ROOT
 from mer.errors import UserError
 
 SETTINGS = {
@@ -44,35 +51,50 @@ class Connected:
 
 
 def connect(address: str | None, *, workers: int | None = None, cpus: float = 1.0) -> Connected:
-    """Connect this process to a cluster: the one asked for, else RAY_ADDRESS, else one that runs on this machine, else
-    a local one that ends with the run."""
+    """Connect this process to a cluster: the one asked for, else RAY_ADDRESS, else one that this user has started on
+    this machine, else a local one that ends with the run. One that somebody else has started is joined only by name:
+    whoever runs a cluster can run code as those who join it."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         return Connected("the Ray cluster that this process is connected to")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     asked = address or os.environ.get("RAY_ADDRESS")
-    if asked and asked != "local":
+    if asked and asked not in ("auto", "local"):
         _join(ray, asked)
         return Connected(f"Ray cluster at {asked} ({'--address' if address else 'RAY_ADDRESS'}), {resources(ray)}")
-    here = _running_here() if asked is None else None
-    if here is not None:
-        with contextlib.suppress(ConnectionError):
-            ray.init(address=here, log_to_driver=False, logging_level=logging.ERROR)
+    here, owner = (None, None) if asked == "local" else _running_here()
+    note = ""
+    if owner is not None:
+        note = f"a Ray cluster runs on this machine, started by {owner}: not joined; name it with --address {here}"
+    elif here is not None:
+        try:
+            _join(ray, here)
             return Connected(f"Ray cluster running on this machine, {resources(ray)}")
+        except UserError as error:
+            note = error.problem
+    if asked == "auto":
+        raise UserError(
+            note or "no Ray cluster of yours runs on this machine", expected="one started by `ray start --head`"
+        )
     # A local cluster offers as many places as were asked for, also where that is more than there are processors.
     count = os.cpu_count() or 1
     if workers is not None:
         count = max(count, math.ceil(workers * cpus))
-    ray.init(address="local", num_cpus=count, **quiet)
-    return Connected(f"local Ray cluster, {resources(ray)}", private=True)
+    _start(ray, count)
+    return Connected(f"local Ray cluster, {resources(ray)}" + (f" ({note})" if note else ""), private=True)
 
 
 def _join(ray: Any, address: str) -> None:
+    with contextlib.suppress(ImportError):  # a Ray that does not ask for a token by itself
+        from ray._private.authentication import authentication_token_setup as tokens
+
+        tokens.logger.setLevel(logging.ERROR)
+        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with tempfile.TemporaryDirectory(prefix="mer-") as empty, importing_like_this_process(empty):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"cannot reach a Ray cluster at {address}: {' '.join(str(error).split())[:300]}",
@@ -81,24 +103,115 @@ def _join(ray: Any, address: str) -> None:
         ) from None
 
 
+def _start(ray: Any, count: int) -> None:
+    """A cluster of this process alone, in a folder that nobody else can enter and that goes when the process ends."""
+    folder = short_folder()
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would write one into the home folder, which may be closed
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        with importing_like_this_process(folder):
+            ray.init(
+                address="local", num_cpus=count, include_dashboard=False, _temp_dir=folder,
+                log_to_driver=False, logging_level=logging.ERROR,
+            )  # fmt: skip
+    except Exception as error:  # of many kinds: sockets, processes, memory
+        raise UserError(
+            f"Ray cannot be started on this machine: {last_line(str(error)) or type(error).__name__}",
+            hint=f"Its logs: {folder}/session_latest/logs. `--executor inline` trains in this process, without Ray.",
+        ) from error
+
+    def clear() -> None:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(clear)
+
+
+SOCKET = 107
+"""The longest name of a socket, in bytes: Linux's; macOS allows three fewer."""
+
+BELOW = len("/mer-abcdefgh/session_2026-11-27_06-44-22_123456_1234567/sockets/plasma_store") + 3
+
+
+def short_folder() -> str:
+    """A new folder of this user's alone, with a name so short that Ray's sockets fit below it."""
+    places = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"]
+    tried = [place for place in places if place and Path(place).is_absolute()]
+    for place in tried:
+        if len(os.fsencode(place)) <= SOCKET - BELOW:
+            with contextlib.suppress(OSError):
+                return tempfile.mkdtemp(prefix="mer-", dir=place)
+    raise UserError(
+        f"no folder for Ray's sockets: {', '.join(dict.fromkeys(tried))} cannot be written, or have too long a name",
+        hint=f"Set RAY_TMPDIR to a folder whose name has at most {SOCKET - BELOW} bytes.",
+    )
+
+
+@contextlib.contextmanager
+def importing_like_this_process(empty: str) -> Iterator[None]:
+    """Workers import the packages that this process has imported.
+
+    Ray puts the folder that a driver connects from, and that of its script if it is on the path at all, in front of all
+    that its workers import from, whatever lies there: a research repository has an `experiments` of its own. So the
+    driver connects from the folder that its packages came from or, where every Python of this environment finds them,
+    from one that has no packages; a cluster that is started there has its processes there.
+    """
+    here, path, own = os.getcwd(), sys.path[:], str(ROOT)
+    script = os.path.dirname(os.path.realpath(sys.argv[0]))
+    if own in path:  # what comes behind it here must not come before it there
+        behind = path.index(own)
+        sys.path[:] = [place for index, place in enumerate(path) if index <= behind or place != script]
+    os.chdir(empty if _installed(ROOT) else ROOT)
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        os.chdir(here)
+
+
+def _installed(folder: Path) -> bool:
+    places = [*site.getsitepackages(), site.getusersitepackages()]
+    return any(folder == Path(place).resolve() for place in places)
+
+
+def last_line(text: str) -> str:
+    """What an error says in the end: the last line of a traceback is its reason."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
 def is_shared(connected: Connected) -> bool:
     """Has this cluster other machines, or may it come to have some?"""
     ray: Any = importlib.import_module("ray")
     return not connected.private and (sum(node["Alive"] for node in ray.nodes()) > 1 or _bootstrap() is not None)
 
 
-def _running_here() -> str | None:
-    """The cluster that `ray start` has started on this machine, if it still runs, by Ray's own record.
+def _running_here() -> tuple[str | None, str | None]:
+    """The cluster that `ray start` has started on this machine, if it still runs, by Ray's own record; and who started
+    it, where that is not this user. Anybody may write the record, so the process that serves it is asked.
 
     A cluster that another run has started for itself alone is not in that record: it ends with that run.
     """
     try:
-        from ray._private.services import find_gcs_addresses
+        import psutil  # Ray brings its own
+        from ray._private.services import _is_raylet_process
         from ray._private.utils import read_ray_address
     except ImportError:  # a Ray that keeps it elsewhere: --address still works
-        return None
-    address: str | None = read_ray_address()
-    return address if address in find_gcs_addresses() else None  # type: ignore[no-untyped-call]
+        return None, None
+    try:
+        address: str | None = read_ray_address()
+    except (OSError, UnicodeDecodeError):
+        return None, None
+    if not address:
+        return None, None
+    owners = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            if _is_raylet_process(command) and f"--gcs-address={address}" in " ".join(command).split(" "):
+                owners.add((process.uids().effective, process.username()))
+    mine = [owner for owner in owners if owner[0] == os.geteuid()]
+    return (address if owners else None), (None if mine or not owners else min(owners)[1])
 
 
 def gpu_share(asked: float | str | None, say: Callable[[str], None]) -> float | None:
@@ -127,7 +240,7 @@ def _bootstrap() -> str | None:
     """What `ray up` has left on a head, or None where this is none."""
     try:
         return Path("~/ray_bootstrap_config.yaml").expanduser().read_text("utf-8")
-    except OSError:
+    except (OSError, RuntimeError):  # none there, or no home
         return None
 
 

@@ -19,6 +19,7 @@ from experiments.schedule.run import Running
 from experiments.schedule.tune import Crew, Settings, run_tune
 from experiments.space.plan import Plan
 from mer.data.store.shared import VARIABLE as FEATURES
+from mer.errors import refuse_secrets
 from mer.storage import is_address
 
 
@@ -82,6 +83,7 @@ class OnRay:
         place = self.features or os.environ.get(FEATURES) or (ledger.store.path("_features") if shared else None)
         if place is None or place == "off":
             return None
+        refuse_secrets(place)
         self.say(f"features are shared in {place}")
         return place if is_address(place) else str(Path(place).absolute())
 

@@ -26,7 +26,7 @@ def settle(burn: Callable[[], None], folder: Path | None = None) -> int | None:
     if not hasattr(os, "sched_setaffinity"):
         return None
     free = os.sched_getaffinity(0)
-    own = claim(sorted(free), folder or Path(tempfile.gettempdir()) / f"mer-processors-{os.getuid()}")
+    own = claim(sorted(free), folder or Path(tempfile.gettempdir()) / f"mer-processors-{os.geteuid()}")
     if own is None or len(free) < 2:
         return None
     took: dict[bool, list[float]] = {False: [], True: []}
@@ -44,17 +44,23 @@ def settle(burn: Callable[[], None], folder: Path | None = None) -> int | None:
 
 
 def claim(processors: list[int], folder: Path) -> int | None:
-    """The first processor that no living worker has claimed; None where there is none left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for processor in processors:
-        handle = os.open(folder / str(processor), os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            continue
-        _claims.append(handle)
-        return processor
+    """The first processor that no living worker has claimed; None where there is none left, or claims cannot be kept:
+    anybody can make a folder of this name in /tmp beforehand."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.lstat().st_uid != os.geteuid():
+            return None
+        for processor in processors:
+            handle = os.open(folder / str(processor), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(handle)
+                continue
+            _claims.append(handle)
+            return processor
+    except OSError:  # a read-only or full disk: a worker that is not pinned works as well
+        pass
     return None
 
 

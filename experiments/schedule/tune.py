@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.callback import Callback
 from ray.tune.schedulers import TrialScheduler
@@ -34,6 +35,7 @@ from ray.tune.stopper import Stopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.schedule.blame import one_line
+from experiments.schedule.cluster import last_line
 from experiments.schedule.nodes import Guard, wait_for_admission
 from experiments.schedule.occupancy import Occupancy
 from experiments.schedule.packing import Packing
@@ -50,8 +52,8 @@ IDLE_S = (0.01, 0.25)
 """How long an idle worker waits before it asks again: at first, and at most."""
 
 STILLBORN = 8
-"""Workers that die one after the other, with no result in between, before the run gives up: something is wrong with
-every one of them (a package is missing on the nodes, say)."""
+"""Workers that are lost one after the other, with no result in between, before the run gives up. One that raises an
+error while it starts, before any has worked, ends the run at once: the next would say the same."""
 
 GRACE_S = 30.0
 """After the budget or Ctrl-C, how long running epochs may take to end before their workers are stopped."""
@@ -93,6 +95,7 @@ class WorkerTrainable(tune.Trainable):
             os.environ[FEATURES] = settings.features
         if settings.cwd and Path(settings.cwd).is_dir():
             os.chdir(settings.cwd)
+            sys.path.append(settings.cwd)  # last, as for the driver
         for module in settings.modules:
             importlib.import_module(module)
         self._occupancy = Occupancy()
@@ -199,7 +202,10 @@ class Crew(Callback, Stopper):
         workers: int | None,
         hang_s: float,
         tick: Callable[[Crew], None] | None,
+        choosy: bool = False,
     ) -> None:
+        """choosy: nodes where workers cannot run are left out"""
+        self._choosy = choosy
         self.session, self.packing, self.pulse = session, packing, pulse
         self.workers, self.hang_s, self._tick = workers, hang_s, tick
         self.shares: dict[str, float] = {}
@@ -212,7 +218,7 @@ class Crew(Callback, Stopper):
         self._looked = 0.0
         self._room = 1
         self._stopping_since: float | None = None
-        self._stillborn = 0
+        self._stillborn, self._begun = 0, False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its stopper into a snapshot that nobody reads, and a terminal cannot be pickled."""
@@ -245,7 +251,7 @@ class Crew(Callback, Stopper):
 
     def result(self, trial: Any, result: dict[str, Any]) -> bool:
         """Report what a worker has done, send it what comes next; False: the worker is not needed any more."""
-        self._stillborn = 0
+        self._stillborn, self._begun = 0, True
         try:
             return self._result(trial, result)
         except Exception as error:  # the results cannot be written, say; Tune would bury the message in a traceback
@@ -282,12 +288,16 @@ class Crew(Callback, Stopper):
 
     def died(self, worker: str, trial: Any = None) -> None:
         self._stillborn += 1
-        if self._stillborn > STILLBORN and self.session.ending is None:
-            self.session.ending = f"{self._stillborn} workers in a row could not be started: {_last_error(trial)}"
+        error = _last_error(trial)
+        why = "see Ray's logs" if error is None else last_line(str(error)) or type(error).__name__
+        if getattr(error, "actor_init_failed", False) and not self._begun and not self._choosy:
+            self.session.block(f"workers cannot be started: {why}")
+        elif self._stillborn > STILLBORN and self.session.ending is None:
+            self.session.ending = f"{self._stillborn} workers in a row could not be started: {why}"
         self.actors.pop(worker, None)
         self.vital.pop(worker, None)
         why = self._why.pop(worker, "its process or machine was lost")
-        self.session.lost(worker, why, blameless=_machine_was_taken(_last_error(trial)))
+        self.session.lost(worker, why, blameless=_machine_was_taken(str(error)))
 
     # ---- Callback and Stopper: called on every turn of Tune's loop
 
@@ -356,7 +366,8 @@ def run_tune(
     pulse: Any = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
     if guard is not None:
         guard.attach(pulse)
-    crew = Crew(session, packing, pulse, workers=workers, hang_s=hang_s, tick=tick)
+    choosy = guard is not None and guard.policy == "drop"
+    crew = Crew(session, packing, pulse, workers=workers, hang_s=hang_s, tick=tick, choosy=choosy)
     trainable = tune.with_resources(
         tune.with_parameters(WorkerTrainable, settings=settings, pulse=pulse),
         lambda config: PlacementGroupFactory([packing.bundle(config["gpus"])]),
@@ -384,10 +395,13 @@ def run_tune(
         ray.kill(pulse)
 
 
-def _last_error(trial: Any) -> str:
-    """Why a worker died, in Tune's words, as far as it knows them."""
-    error = trial.get_error() if trial is not None and hasattr(trial, "get_error") else None
-    return " ".join(str(error).split())[-300:] if error is not None else "see Ray's logs"
+def _last_error(trial: Any) -> Exception | None:
+    """Why a worker died, as Tune has noted it in its own folder; None where it has not, or it cannot be read here."""
+    try:
+        found: Exception = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:
+        return None
+    return found
 
 
 def _machine_was_taken(error: str) -> bool:
@@ -396,8 +410,6 @@ def _machine_was_taken(error: str) -> bool:
 
 
 def _device_memory_mb() -> float | None:
-    import sys
-
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[1]) / 1e6

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mer.errors import UserError
 from mer.files import commit, make_folder, temporary
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ def cache_root() -> Path:
     given = os.environ.get("MER_CACHE")
     if given:
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mer"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mer"
+    except RuntimeError:
+        raise UserError("this user has no home folder", hint="Set HOME, or MER_CACHE to a folder to keep.") from None
 
 
 def fingerprint(corpus: Corpus) -> str:

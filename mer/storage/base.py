@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
-from urllib.parse import urlsplit
 
-from mer.errors import UserError
+from mer.errors import UserError, refuse_secrets
 
 PROBES = "ledger/_probes"
 LISTED_S = 30.0
@@ -107,15 +106,7 @@ def open_store(root: str | os.PathLike[str], *, hint: str = HINT, patience: floa
     text = os.fspath(root)
     if not is_address(text):
         return LocalStore(Path(text.removeprefix("file://")).absolute(), hint)
-    parts = urlsplit(text)
-    public = parts.scheme in ("gs", "gcs") and parts.username == "anonymous" and parts.password is None
-    if parts.username and not public:
-        raise UserError(
-            "credentials in an address: they would be written into results and logs",
-            where=f"{parts.scheme}://...@{parts.hostname}",
-            hint="Take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// "
-            "GOOGLE_APPLICATION_CREDENTIALS), or a profile or role.",
-        )
+    refuse_secrets(text)
     from pyarrow.fs import FileSystem
 
     try:

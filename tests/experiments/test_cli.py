@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -263,3 +264,49 @@ def test_no_colours_where_nobody_sees_them(command: tuple[str, ...]) -> None:
     """Not a terminal: plain text, so that it can go into files and mails."""
     done = subprocess.run([sys.executable, "-m", "experiments.cli", *command], capture_output=True, check=False)
     assert b"\x1b" not in done.stdout + done.stderr
+
+
+def test_a_machine_that_does_not_let_us_write_is_said_in_a_sentence() -> None:
+    """A container's user has no name, no home; a home may be read-only."""
+    code = "import pwd, sys; pwd.getpwuid = lambda user: {}[user]\nfrom experiments.cli import main; sys.exit(main())"
+    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "MER_CACHE", "XDG_CACHE_HOME")}
+    for settings, said in (
+        ({}, "error: this user has no home folder"),
+        ({"MER_CACHE": "/sys/mer"}, "error: /sys/mer: "),
+        ({"MER_CACHE": f"/{'long' * 90}"}, "File name too long"),
+    ):
+        command = [sys.executable, "-c", code, "data", "check", "demo"]
+        done = subprocess.run(command, env={**kept, **settings}, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_odd_places_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    code = "import sys; from experiments.cli import main; sys.exit(main())"
+    latin = os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr")
+    os.mkdir(latin)
+    (tmp_path / "gone").mkdir()
+    gone = "import os; os.rmdir(os.getcwd()); " + code
+    for folder, program, arguments, said in (
+        (latin, code, ["plan", "quickstart"], "a name that is not UTF-8"),
+        (str(tmp_path), code, ["plan", latin], "a name that is not UTF-8"),
+        (str(tmp_path / "gone"), gone, ["plan", "quickstart"], "the current folder is gone or closed to you"),
+    ):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_locale_without_utf8_does_not_matter(tmp_path: Path) -> None:
+    """Python's own cure for it (the C locale's coercion) does not hold for Latin-1, and can be switched off."""
+    folder = tmp_path / "Prüfung ü"
+    folder.mkdir()
+    odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    code = "import sys; from experiments.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "status", str(folder)]
+    done = subprocess.run(command, env={**os.environ, **odd}, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Pr\\xfcfung \\xfc: neither a run nor a results folder" in done.stderr
+    assert done.stdout == ""
