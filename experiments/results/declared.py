@@ -133,9 +133,7 @@ def read_chain(store: Store, snapshot: Snapshot | None = None) -> Chain:
             known, sizes = _parsed(store, f"{FOLDER}/{space}/{name}", data, _first_version)
             old.append((space, _digest(data), known, sizes))
     known = {*lost, *(one[1] for one in old)}
-    wanted = [
-        (name, f"a later declaration ({one.id}.json) names it") for one in found.values() for name in one.previous
-    ]
+    wanted = [(name, _names(one)) for one in found.values() for name in one.previous]
     if snapshot is not None:
         named = sorted(name for name in pc.unique(snapshot.table["declaration"]).to_pylist() if name)
         wanted += [(name, "trials on record were run under it") for name in named]

@@ -190,7 +190,7 @@ class Plan:
     declaration: str = ""
     """The id under which it was declared in a results folder; see `experiments.results.declared`."""
 
-    @functools.cached_property
+    @property
     def folder(self) -> str:
         """The folder of its tables in the results folder. A part of a space, or one with other settings, has its own,
         so that it replaces nothing of the whole.
