@@ -106,10 +106,10 @@ def execute(
     deadline = math.inf if seconds is None else started + seconds
     with Interrupt() as interrupt, _explained(ledger):
         check_writable(ledger.store)
+        plan = declare(plan, ledger)  # before the wait: what another run finds out meanwhile does not make it late
         lease = Lease(ledger.store, plan.space)
         try:
             while _watch(plan, ledger, lease, deadline, say):
-                plan = declare(plan, ledger)
                 session = Session(
                     plan, ledger, retry=retry, seconds=None if seconds is None else deadline - time.monotonic(),
                     trials=plan.limits.trials, holds=lease.holds,
