@@ -390,7 +390,8 @@ class Run:
         if pair.shape[1] == 0:
             raise UserError("the two cells have no study in common", hint="See the accounting of the run.")
         first, second = pair.to_numpy()
-        return self.paired(*pair.index, first, second, test=test, metric=metric)
+        one, other = map(str, pair.index)
+        return self.paired(one, other, first, second, test=test, metric=metric)
 
     def paired(
         self, a: str, b: str, first: Floats, second: Floats, test: str = "paired_t", metric: str | None = None
