@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from experiments.slots import Cell, Scalar
 from experiments.space import bundles, checks, contrasts
@@ -154,7 +155,9 @@ class _Planner:
             ("contrast", name, ("contrasts",)) for name in {c.name for c in self.space.contrasts.compare if c.name}
         ]
         named += [("contrast's family", self.space.contrasts.family, ("contrasts",))]
-        named += [("modality", name, ("base",)) for cell in plan.cells for name in cell.recipe["encoders"]]
+        for cell in plan.cells:
+            encoders: Any = cell.recipe["encoders"]
+            named += [("modality", name, ("base",)) for name in encoders]
         for kind, name, at in dict.fromkeys(named):
             if wrong := fault(name):
                 raise UserError(f"the {kind} {name[:40]!r} {wrong}", where=document.where(*at))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ def load_array(path: Path, kinds: str, root: Path | None = None) -> npt.NDArray[
             f"cannot be read: is truncated, its header promises {promised} bytes of shape {shape}, {there} are there",
             where=where,
         )
-    order = "F" if fortran else "C"
+    order: Literal["F", "C"] = "F" if fortran else "C"
     if promised == 0:
         return np.empty(shape, dtype, order=order)
-    return np.memmap(path, dtype, "r", offset, shape, order=order)
+    return np.memmap(path, dtype, "r", offset, shape, order)

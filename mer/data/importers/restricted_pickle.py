@@ -160,20 +160,22 @@ def check_program(stream: IO[bytes]) -> None:
             stack.append(_weighed(stack))
         elif name not in ("PROTO", "FRAME", "STOP"):
             kinds = [kind.name for kind in opcode.stack_before]
-            taken = []
+            taken: list[list[int]] = []
             if "mark" in kinds:
-                while stack and stack[-1] is not None:
-                    taken.append(stack.pop())
-                if not stack:
-                    raise pickle.UnpicklingError("no mark where one is needed")
-                stack.pop()
+                while True:
+                    if not stack:
+                        raise pickle.UnpicklingError("no mark where one is needed")
+                    item = stack.pop()
+                    if item is None:
+                        break
+                    taken.append(item)
                 kinds = kinds[: kinds.index("mark")]
             for _ in kinds:
                 taken.append(_weighed(stack))
                 stack.pop()
             changed = taken.pop() if name in _CHANGED else [0, 0]
-            parts = 1 + sum(item[0] for item in taken if item)
-            depth = 1 + max((item[1] for item in taken if item), default=0)
+            parts = 1 + sum(item[0] for item in taken)
+            depth = 1 + max((item[1] for item in taken), default=0)
             total += parts
             if total > LARGEST * (count + 1000):
                 raise pickle.UnpicklingError("its parts multiply")
