@@ -284,7 +284,7 @@ def images(
             continue
         disk.play(event)
         found = misses = 0
-        while found < each and misses < 6:
+        while found < each and misses < (30 if event.act == "data" else 4):
             image = disk.image(draw)
             key = hash(frozenset(image.items()))
             if key not in seen or not found + misses:

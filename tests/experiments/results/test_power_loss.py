@@ -48,7 +48,10 @@ INFO = CorpusInfo(Path("nowhere"), "toy", ("a", "b"), features={"audio": 3})
 
 @dataclass
 class RealCheckpoints(FakeWork):
-    """Fake trials whose models are real ones."""
+    """Fake trials whose models are real ones, and whose states are as long as some blocks of a disk."""
+
+    def state(self) -> bytes:
+        return super().state() + b" " * 4096
 
     def save_checkpoint(self, member: int, folder: Path, keep: str) -> None:
         save_checkpoint(folder, build_model(RECIPE, INFO, seed=0), RECIPE, INFO, trial=self.specs[member].trial)
