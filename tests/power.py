@@ -2,9 +2,9 @@
 
 Nothing is taken for granted that POSIX does not promise:
 
-    data      of a file that was not synced since: as it was, nothing, zeros, or the first blocks of it, or all
-    names     made, moved and removed in a folder: those since its last sync are lost from some point on, in each
-              folder apart from the others; a folder whose own name is lost is lost with all that is in it
+    data      of a file that was not synced since: as it was, nothing, zeros, the first blocks of it, any of them, all
+    names     made, moved and removed in a folder: any of those since its last sync may be lost, a move as a whole;
+              a folder whose own name is lost is lost with all that is in it
     order     between folders, and between names and data, there is none
 
     with Recorder(root) as recorder:
@@ -168,11 +168,21 @@ class Folder:
     names: dict[str, File | Folder] = field(default_factory=dict)
     """As the program sees them."""
     synced: dict[str, File | Folder] = field(default_factory=dict)
-    pending: list[dict[str, File | Folder]] = field(default_factory=list)
-    """Its names after each change since the last sync."""
+    pending: list[dict[str, File | Folder | None]] = field(default_factory=list)
+    """What has changed since the last sync, one thing after another; None: removed."""
 
-    def changed(self) -> None:
-        self.pending.append(dict(self.names))
+    def change(self, names: dict[str, File | Folder | None]) -> None:
+        self.pending.append(names)
+        self.names = changed(self.names, [names])
+
+
+def changed(
+    names: dict[str, File | Folder], changes: Sequence[dict[str, File | Folder | None]]
+) -> dict[str, File | Folder]:
+    whole: dict[str, File | Folder | None] = {**names}
+    for change in changes:
+        whole |= change
+    return {name: inode for name, inode in whole.items() if inode is not None}
 
 
 class Disk:
@@ -198,23 +208,17 @@ class Disk:
         else:
             above, name = self._find(event.path)
             if event.act in ("create", "mkdir"):
-                above.names[name] = File() if event.act == "create" else Folder()
-                above.changed()
+                above.change({name: File() if event.act == "create" else Folder()})
                 return
             if event.act == "data" and name not in above.names:  # written by what the recorder does not see
-                above.names[name] = File()
-                above.changed()
+                above.change({name: File()})
             folder = above.names[name]
             if event.act == "remove":
-                del above.names[name]
-                above.changed()
+                above.change({name: None})
             elif event.act == "move":
                 target, new = self._find(event.other)
-                del above.names[name]
-                target.names[new] = folder
-                target.changed()
-                if target is not above:
-                    above.changed()
+                assert target is above, "moves between folders are not modelled"
+                above.change({name: None, new: folder})
         if event.act == "sync_folder":
             assert isinstance(folder, Folder)
             folder.synced, folder.pending = dict(folder.names), []
@@ -232,9 +236,9 @@ class Disk:
         taste = draw.choice(["lost", "there", "any", "any"])
 
         def walk(folder: Folder, path: str) -> None:
-            choices = [folder.synced, *folder.pending]
-            names = {"lost": choices[0], "there": choices[-1]}.get(taste) if draw.random() < 0.7 else None
-            for name, inode in (names if names is not None else draw.choice(choices)).items():
+            share = {"lost": 0.0, "there": 1.0}.get(taste, draw.choice([0.0, 0.5, 0.9, 1.0]))
+            kept = [change for change in folder.pending if draw.random() < share]
+            for name, inode in changed(folder.synced, kept).items():
                 if isinstance(inode, Folder):
                     found[f"{path}{name}/"] = b""
                     walk(inode, f"{path}{name}/")
@@ -247,39 +251,46 @@ class Disk:
             whole = file.written
             blocks = draw.randrange(len(whole) // BLOCK + 1) * BLOCK
             old = file.synced if file.synced is not None else draw.choice([b"", *file.past])
-            kind = draw.choice(["there", "prefix", "zeros", "holes"]) if taste == "any" else taste
+            kind = draw.choice(["there", "prefix", "zeros", "holes", "scattered"]) if taste == "any" else taste
             return {
                 "lost": old,
                 "there": whole,
                 "prefix": whole[:blocks],
                 "zeros": bytes(len(whole)),
                 "holes": whole[:blocks] + bytes(len(whole) - blocks),
+                "scattered": b"".join(draw.choice([block, bytes(len(block))]) for block in _blocks(whole)),
             }[kind]
 
         walk(self.root, "")
         return found
 
 
+def _blocks(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + BLOCK] for at in range(0, len(data), BLOCK))
+
+
 def images(
     events: Sequence[Event], each: int, seed: int = 0, without: str | None = None
 ) -> Iterator[tuple[int, Image]]:
-    """Images at every moment of a record, with the number of events before it; `each`: tries for a moment.
+    """Images at every moment of a record, with the number of events before it.
 
+    each     how many of each moment, if there are as many that no other moment has; one at least
     without  a site whose syncs are left out
     """
     disk, draw = Disk(), random.Random(seed)
+    seen: set[int] = set()
     for number, event in enumerate(events):
         if event.site and event.site == without:
             continue
         disk.play(event)
-        if event.act != "told":
-            seen: set[int] = set()
-            for _ in range(each):
-                image = disk.image(draw)
-                key = hash(frozenset(image.items()))
-                if key not in seen:
-                    seen.add(key)
-                    yield number + 1, image
+        found = misses = 0
+        while found < each and misses < (30 if event.act == "data" else 4):
+            image = disk.image(draw)
+            key = hash(frozenset(image.items()))
+            if key not in seen or not found + misses:
+                yield number + 1, image
+            found, misses = (found + 1, 0) if key not in seen else (found, misses + 1)
+            seen.add(key)
 
 
 def materialise(image: Image, root: Path) -> Path:

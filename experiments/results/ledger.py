@@ -366,10 +366,20 @@ def _proven(file: IO[bytes], name: str) -> Iterator[pq.ParquetFile]:
         _check(checksum(file.getvalue()), fields[1], name)
     with sealed.opened(file, name) as parquet:
         check_version(parquet.schema_arrow, name)
-        if compact and sealed.BLOCKS not in parquet.metadata.metadata:  # of an earlier version: all of it, or nothing
-            file.seek(0)
-            _check(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest(), fields[1], name)
+        if compact and sealed.BLOCKS not in (parquet.metadata.metadata or {}):  # an earlier version's: all, or nothing
+            _check(_digest(file, name), fields[1], name)
         yield parquet
+
+
+def _digest(file: IO[bytes], name: str) -> str:
+    whole = hashlib.blake2b(digest_size=8)
+    try:
+        file.seek(0)
+        while block := file.read(1 << 20):
+            whole.update(block)
+    except OSError as error:
+        raise unreadable(error, name) from error
+    return whole.hexdigest()
 
 
 def _check(found: str, expected: str, name: str) -> None:

@@ -7,6 +7,7 @@ can be relied upon, so that names of records are unique and never written twice.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -151,7 +152,8 @@ def check_writable(store: Store) -> None:
         problem = f"a file is not in the listing of its folder {LISTED_S:.0f} s after it was written"
         _promised(name in listed, store, problem, "list after write")
     finally:
-        store.remove(f"{folder}/{name}")
+        with contextlib.suppress(OSError, UserError):
+            store.remove(f"{folder}/{name}")
 
 
 def _promised(kept: bool, store: Store, problem: str, promise: str) -> None:
