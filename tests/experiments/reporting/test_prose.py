@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -199,3 +200,33 @@ def test_a_row_on_the_other_side_of_a_declared_contrast_has_its_p(make_run: Make
     document["contrasts"] = [first]
     file.write_text(yaml.safe_dump(document))
     assert any("Rows without p" in note.text for note in load_run(tmp_path / "run").tables["main"].notes)
+
+
+def test_honest_spaces_of_one_folder_that_share_their_baseline_are_warned_of_nothing(
+    small_plan: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """End to end, one after the other: the second is declared with the first one's baseline on record."""
+    from experiments.results.declared import declare
+    from experiments.results.ledger import Ledger
+    from experiments.schedule.fake import MakeFake
+    from experiments.schedule.inline import run_inline
+    from experiments.schedule.publish import publish
+    from experiments.schedule.session import Session
+    from experiments.space.plan import Contrast
+
+    monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe: "the code of this test")
+    whole = small_plan(cells=3, draws=2, studies=3)
+    for other in ("f1", "f2"):
+        cells = tuple(cell for cell in whole.cells if cell.name in ("fusion=f0", f"fusion={other}"))
+        contrast = Contrast(other, "demo", {f"fusion={other}": 1.0, "fusion=f0": -1.0}, "ua")
+        plan = dataclasses.replace(whole, space=other, cells=cells, contrasts=(contrast,))
+        ledger = Ledger(str(tmp_path))
+        plan = declare(plan, ledger)
+        run_inline(Session(plan, ledger), MakeFake(utterances=2), str(tmp_path))
+        publish(plan, ledger, str(tmp_path / other))
+        run = load_run(tmp_path / other)
+        assert not run.second_look()
+        assert [claim.remarks for claim in run.claims] == [()]
+        of_this_test = ("Synthetic", "Encoders with", "Other questions", "Some trials ran from a working tree")
+        said = [line for line in warnings(run) if not line.startswith(of_this_test)]
+        assert said == []
