@@ -180,7 +180,8 @@ def show_plan(args: argparse.Namespace) -> int:
         return 0
     done = _done(plan, args.results)
     if not args.json:
-        print(plan_text(plan, done=done, timings=timings or None, workers=workers))
+        family = _family(plan, args.results)
+        print(plan_text(plan, done=done, timings=timings or None, workers=workers, family=family))
         return 0
     expected = estimate(plan, timings or None, done)
     found = {
@@ -213,6 +214,21 @@ def _done(plan: Plan, results: str) -> list[Slot]:
         return []
     found = verdicts_of(plan, ledger)
     return [verdict.slot for verdict in found if verdict.status not in (Status.MISSING, Status.SKIPPED)]
+
+
+def _family(plan: Plan, results: str) -> int:
+    """How many contrasts of the plan's question are declared once it is run; 0 where none has been yet."""
+    from experiments.results.declared import read_chain, standing_of
+    from experiments.results.ledger import Ledger
+    from mer.storage import open_store
+
+    ledger = Ledger(open_store(results))
+    snapshot = ledger.refresh()
+    chain = read_chain(ledger.store, snapshot)
+    if not chain.heads:
+        return 0
+    found = standing_of(plan, chain, snapshot, None)
+    return found.ever if any(found.post_hoc) else found.declared
 
 
 def _plan(args: argparse.Namespace) -> Plan:

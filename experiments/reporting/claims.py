@@ -71,10 +71,10 @@ def evaluate(run: Run, contrast: Contrast, counts: Counts, family: int) -> Claim
     planned = run.by_study(contrast.corpus, contrast.metric, contrast.condition).shape[1]
     sides = sides_of(run, contrast)
     remarks = marks_of(run, contrast)
-    there, wanted = studies_there(run, contrast)
-    if there < wanted:
+    there, all_of_them = studies_there(run, contrast)
+    if there < all_of_them:
         pair = f"{sides[0]} against {sides[1]}" if all(sides) else contrast.name
-        text = f"{pair}: withheld, {there} of {count(wanted, 'planned study', 'planned studies')} are there"
+        text = f"{pair}: withheld, {there} of {count(all_of_them, 'planned study', 'planned studies')} are there"
         return Claim(
             contrast, "withheld", text, "", None, None, None, family,
             remarks=tuple(remarks), sides=sides, corpora=(contrast.corpus,),

@@ -30,11 +30,26 @@ def add_parser(subparsers: Any) -> None:
 
     gc = subparsers.add_parser(
         "gc",
-        help="show and remove trials that no run refers to any more",
-        description="A trial is referred to by the trials.parquet of a run below the results folder.",
+        help="show and remove trials that nothing refers to any more",
+        description="In use is every trial that any plan names which was ever declared in this results folder: also by "
+        "a larger plan of the same space, before --only or --set.",
     )
     gc.add_argument("results", nargs="?", default="results", metavar="DIR", help=RESULTS)
     gc.add_argument("--yes", action="store_true", help="remove them, with their models; without it they are only shown")
+    gc.add_argument(
+        "--grace",
+        type=_days,
+        default=1.0,
+        metavar="DAYS",
+        help="keep what is younger, by the store's clock (default: %(default)g)",
+    )
+    gc.add_argument(
+        "--forget",
+        action="append",
+        default=[],
+        metavar="SPACE",
+        help="its trials are not needed any more; what it declared stays on record, and in its family; may be repeated",
+    )
     add_json(gc)
     gc.set_defaults(func=run_gc)
 
@@ -56,33 +71,44 @@ def run_status(args: argparse.Namespace) -> int:
 
 
 def run_gc(args: argparse.Namespace) -> int:
-    from experiments.results.garbage import collect, find_garbage
+    from experiments.results.garbage import DAY_S, collect, find_garbage
 
-    garbage = find_garbage(args.results)
-    report = {
-        "kept": garbage.kept,
-        "trials": len(garbage.trials),
-        "checkpoints": len(garbage.checkpoints),
-        "states": len(garbage.states),
-        "bytes": garbage.bytes,
-        "runs": list(garbage.runs),
-        "removed": bool(args.yes),
-    }
-    if args.yes:
-        collect(args.results, garbage)
+    garbage = (collect if args.yes else find_garbage)(args.results, args.grace * DAY_S, tuple(args.forget))
     if args.json:
+        report = {
+            "kept": garbage.kept,
+            "young": garbage.young,
+            "trials": len(garbage.trials),
+            "checkpoints": len(garbage.checkpoints),
+            "states": len(garbage.states),
+            "bytes": garbage.bytes,
+            "spaces": list(garbage.spaces),
+            "removed": bool(args.yes),
+        }
         print(json.dumps(report, indent=1, sort_keys=True))
         return 0
-    print(f"{garbage.kept} trials are referred to by {', '.join(garbage.runs) or 'no run'}.")
+    print(f"{garbage.kept} trials are kept; declared spaces: {', '.join(garbage.spaces) or 'none'}.")
     print(
         f"{len(garbage.trials)} trials, {len(garbage.checkpoints)} checkpoints and {len(garbage.states)} resume states "
-        f"({garbage.bytes / 1e6:.1f} MB) are not referred to by any run."
+        f"({garbage.bytes / 1e6:.1f} MB) are not needed by any of them."
     )
     for line in garbage.described:
         print(f"  {line}")
+    if garbage.young:
+        print(f"{garbage.young} more are younger than {args.grace:g} days and stay.")
     if garbage.trials or garbage.checkpoints or garbage.states:
         print("Removed." if args.yes else "Remove them with --yes.")
     return 0
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 0 on")
+    return days
 
 
 def run_compact(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ claims: `experiments.results.standing`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import uuid
@@ -41,6 +42,7 @@ from experiments.results.standing import (
     Declaration,
     Old,
     Standing,
+    ancestors,
     base_of,
     cell_keys,
     in_order,
@@ -80,8 +82,22 @@ class Chain:
         named = {name for one in self.declarations for name in one.previous}
         return tuple(sorted({one.id for one in newest(self.declarations)} | ({old[1] for old in self.old} - named)))
 
+    @functools.cached_property
+    def forgotten(self) -> frozenset[str]:
+        """The declarations of spaces that were forgotten since (`mer gc --forget`)."""
+        by_id = {one.id: one for one in self.declarations}
+        found = set()
+        for one in self.declarations:
+            if one.forgets:
+                found |= {i for i in ancestors(one, by_id) if i in by_id and by_id[i].plan.get("space") == one.forgets}
+        return frozenset(found)
+
     def plans(self) -> list[Data]:
         return [one.plan for one in self.declarations if one.plan]
+
+    def in_use(self) -> list[Data]:
+        """The plans whose trials are needed."""
+        return [one.plan for one in self.declarations if one.plan and one.id not in self.forgotten]
 
     def of_space(self, space: str) -> list[Declaration]:
         return [one for one in self.declarations if one.plan and one.plan["space"] == space]
@@ -101,11 +117,10 @@ def read_chain(store: Store, snapshot: Snapshot | None = None) -> Chain:
         stem, _, ending = name.rpartition(".")
         if ending == "lost":
             lost.append(stem)
-            continue
-        data = _read(store, f"{FOLDER}/{name}")
-        if ending != "json" or _digest(data) != stem:
-            raise _damaged(store, f"{FOLDER}/{name}", "the content does not match the name")
-        found[stem] = _parsed(store, f"{FOLDER}/{name}", data, _declaration)
+        elif ending == "json":
+            found[stem] = _one(store, stem)
+        else:
+            raise _damaged(store, f"{FOLDER}/{name}", "its name is no digest")
     old = []
     for space in store.folders(FOLDER):
         if store.folders(f"{FOLDER}/{space}"):
@@ -117,17 +132,33 @@ def read_chain(store: Store, snapshot: Snapshot | None = None) -> Chain:
             data = _read(store, f"{FOLDER}/{space}/{name}")
             known, sizes = _parsed(store, f"{FOLDER}/{space}/{name}", data, _first_version)
             old.append((space, _digest(data), known, sizes))
-    known_ids = {*found, *lost, *(one[1] for one in old)}
-    for one in found.values():
-        for name in one.previous:
-            if name not in known_ids:
-                raise _gone(store, name, f"a later declaration ({one.id}.json) names it")
+    known = {*lost, *(one[1] for one in old)}
+    wanted = [(name, _names(one)) for one in found.values() for name in one.previous]
     if snapshot is not None:
-        named = pc.unique(snapshot.table["declaration"]).to_pylist()
-        for name in sorted(name for name in named if name):
-            if name not in known_ids:
-                raise _gone(store, name, "trials on record were run under it")
+        named = sorted(name for name in pc.unique(snapshot.table["declaration"]).to_pylist() if name)
+        wanted += [(name, "trials on record were run under it") for name in named]
+    while wanted:
+        name, why = wanted.pop()
+        if name in found or name in known:
+            continue
+        try:  # a listing may be behind
+            found[name] = _one(store, name)
+        except FileNotFoundError:
+            raise _gone(store, name, why) from None
+        wanted += [(before, _names(found[name])) for before in found[name].previous]
     return Chain(tuple(in_order(found.values())), tuple(old), tuple(sorted(lost)))
+
+
+def _names(one: Declaration) -> str:
+    return f"a later declaration ({one.id}.json) names it"
+
+
+def _one(store: Store, name: str) -> Declaration:
+    data = _read(store, f"{FOLDER}/{name}.json")
+    if _digest(data) != name:
+        raise _damaged(store, f"{FOLDER}/{name}.json", "the content does not match the name")
+    found: Declaration = _parsed(store, f"{FOLDER}/{name}.json", data, _declaration)
+    return found
 
 
 def _listed(store: Store, folder: str) -> list[str]:
@@ -140,6 +171,8 @@ def _listed(store: Store, folder: str) -> list[str]:
 def _read(store: Store, name: str) -> bytes:
     try:
         return store.read(name)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise _damaged(store, name, f"cannot be read: {error.strerror or error}") from None
 
@@ -162,7 +195,7 @@ def _declaration(content: Any, name: str) -> Declaration:
     if plan:
         meaning(plan)
     confirmed = {str(c): {str(k): int(n) for k, n in found.items()} for c, found in content["confirmed"].items()}
-    return Declaration(name, plan, previous, confirmed, str(content["time"]))
+    return Declaration(name, plan, previous, confirmed, str(content["time"]), str(content.get("forgets", "")))
 
 
 def _first_version(content: Any, name: str) -> tuple[Old, str]:
@@ -207,7 +240,7 @@ def declare(plan: Plan, ledger: Ledger, now: datetime | None = None) -> Plan:
     data = plan_data(plan)
     meant = meaning(data)
     for known in newest(chain.of_space(plan.space)):
-        if meaning(known.plan) == meant:
+        if meaning(known.plan) == meant and known.id not in chain.forgotten:
             return dataclasses.replace(plan, declaration=known.id)
     return dataclasses.replace(plan, declaration=append(ledger.store, chain, snapshot, data, now))
 
@@ -216,7 +249,7 @@ def append(
     store: Store, chain: Chain, snapshot: Snapshot, data: Data, now: datetime | None = None, forgets: str = ""
 ) -> str:
     """Write a declaration after all that are there; its id. `forgets`: a space whose results are to be removed."""
-    results = confirmed(snapshot, [*chain.plans(), data] if data else chain.plans())
+    results = confirmed(snapshot, [*chain.plans(), *([data] if data else [])])
     content = {
         "format": FORMAT,
         "time": (now or datetime.now(UTC)).isoformat(timespec="microseconds"),
@@ -241,7 +274,7 @@ def confirmed(snapshot: Snapshot, plans: Iterable[Data]) -> dict[str, dict[str, 
     )
     found: dict[str, dict[str, int]] = {}
     for row in done.select(["corpus", "recipe"]).to_pylist():
-        for base in cells.bases(row["corpus"], row["recipe"]):
+        for base in cells.bases(row["recipe"]):
             here = found.setdefault(row["corpus"], {})
             here[base] = here.get(base, 0) + 1
     return found
@@ -262,7 +295,7 @@ class Cells:
             }
         )
 
-    def bases(self, corpus: str, recipe: str) -> list[str]:
+    def bases(self, recipe: str) -> list[str]:
         content = json.loads(recipe)
         found = (base_of(content, tuned) for tuned in self.tuned)
         return [base for base in found if base in self.known]

@@ -110,6 +110,11 @@ class Ledger:
         self._snapshot = Snapshot(whole)
         return self._snapshot
 
+    def holdings(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Each part by name, as of the last refresh, with its trials."""
+        for name, table in self._parts.items():
+            yield name, table["trial"].to_pylist()
+
     def predictions(self, trials: Iterable[str]) -> Iterator[pa.Table]:
         """The whole rows, predictions included, of the attempts that count for some trials, a row group at a time.
 

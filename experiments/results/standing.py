@@ -12,6 +12,7 @@ late is post hoc, and corrected for all that was ever declared. Nothing here loo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,13 +33,14 @@ NEW_CORPORA = "new corpora"
 @dataclass(frozen=True)
 class Declaration:
     """What was declared, after what: `previous` are the ids of the declarations that were known, `confirmed` the
-    results that were on record. Without a plan it says that results were removed on purpose."""
+    results that were on record. With `forgets`, a space, there is no plan: its results were to be removed."""
 
     id: str
     plan: Data
     previous: tuple[str, ...] = ()
     confirmed: Confirmed = field(default_factory=dict)
     time: str = ""
+    forgets: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,24 +256,20 @@ def newest(chain: Sequence[Declaration]) -> list[Declaration]:
 def standing(mine: Declaration, chain: Sequence[Declaration], old: Sequence[Old] = ()) -> Standing:
     """How a plan stands; `chain`: all declarations of the folder, its own among them, in order (`in_order`)."""
     whole = chain if any(one.id == mine.id for one in chain) else [*chain, mine]
-    by_id = {one.id: one for one in whole}
     chain = [one for one in whole if one.plan]
     corpora = _Corpora(one.plan for one in chain)
     question = _question(mine, chain, corpora)
     bases = {base for one in question for base in corpora.cells(one.plan, "base")}
 
-    def seen(one: Declaration) -> int:
-        """Results of this question's cells that were there when this was declared; 0 while there is no difference."""
-        found: dict[str, dict[str, int]] = {}
-        for name in (one.id, *ancestors(one, by_id)):  # what was seen once stays seen, whatever was removed since
-            for corpus, counts in by_id[name].confirmed.items() if name in by_id else ():
-                here = found.setdefault(corpora.of(corpus), {})
-                for base, count in counts.items():
-                    if count and (corpora.of(corpus), base) in bases:
-                        here[base] = max(here.get(base, 0), count)
-        return sum(sum(counts.values()) for counts in found.values() if len(counts) >= 2)
+    seen = _seen(whole, corpora)
 
-    looks = {one.id: seen(one) for one in question}
+    def look(one: Declaration) -> int:
+        """Results of this question's cells that were there when this was declared; 0 while there is no difference."""
+        found = {cell: count for cell, count in seen[one.id].items() if cell in bases}
+        places = Counter(place for place, _ in found)
+        return sum(count for (place, _), count in found.items() if places[place] >= 2)
+
+    looks = {one.id: look(one) for one in question}
     early = [one for one in question if not looks[one.id]]
     timely = [one for one in old if not one.late]
     unit_of = {one.id: units(one.plan) for one in question}
@@ -311,6 +309,18 @@ def standing(mine: Declaration, chain: Sequence[Declaration], old: Sequence[Old]
         others=len({one.plan["space"] for one in outside}),
         other_units=len({unit for one in outside for unit in units(one.plan)}),
     )
+
+
+def _seen(chain: Sequence[Declaration], corpora: _Corpora) -> dict[str, dict[tuple[str, str], int]]:
+    """Of each declaration the results that it or one before it knew: what was seen stays seen, whatever was removed."""
+    found: dict[str, dict[tuple[str, str], int]] = {}
+    for one in chain:
+        here = {(corpora.of(c), base): n for c, counts in one.confirmed.items() for base, n in counts.items() if n}
+        for name in one.previous:
+            for cell, count in found.get(name, {}).items():
+                here[cell] = max(here.get(cell, 0), count)
+        found[one.id] = here
+    return found
 
 
 def _shares_corpus(one: Declaration, other: Declaration, corpora: _Corpora) -> bool:

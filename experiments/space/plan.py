@@ -190,20 +190,22 @@ class Plan:
     declaration: str = ""
     """The id under which it was declared in a results folder; see `experiments.results.declared`."""
 
-    @functools.cached_property
+    @property
     def folder(self) -> str:
         """The folder of its tables in the results folder. A part of a space, or one with other settings, has its own,
         so that it replaces nothing of the whole.
 
         >>> Plan("fusion", (), {}, 1, options=("--set studies=2", "--only fusion=concat,tacfn")).folder
-        'fusion@fusion=concat,tacfn+studies=2'
+        'fusion@fusion-concat,tacfn+studies-2'
         """
         if not self.options:
             return self.space
-        text = "+".join(sorted(option.partition(" ")[2] for option in self.options))
-        name = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text)[:80]
-        if name != text:
-            name += f"-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+        # Without `=`, which readers of Parquet take for a partition.
+        options = sorted(option.partition(" ")[2].replace("=", "-", 1) for option in self.options)
+        parts = [re.sub(r"[^A-Za-z0-9._,-]+", "_", option) for option in options]
+        name = "+".join(parts)[:80]
+        if "+".join(options) != name or parts != options:
+            name += f"-{hashlib.blake2b('+'.join(options).encode(), digest_size=4).hexdigest()}"
         return f"{self.space}@{name}"
 
     # ---- cells -----------------------------------------------------------------------------------------------

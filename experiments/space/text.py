@@ -26,9 +26,12 @@ def plan_text(
     timings: Timings | None = None,
     workers: int = 1,
     sds: Mapping[str, float] | None = None,
+    family: int = 0,
 ) -> str:
-    """The plan as text. `done`: slots the ledger already answers; `sds`: sd over studies of a contrast, where known."""
-    parts = [_head(plan), _cells(plan), _work(plan, done, timings, workers), _contrasts(plan, sds or {}), _end(plan)]
+    """The plan as text. `done`: slots the ledger already answers; `sds`: sd over studies of a contrast, where known;
+    `family`: contrasts of the question as the results folder knows it, with those of earlier plans."""
+    contrasts = _contrasts(plan, sds or {}, family)
+    parts = [_head(plan), _cells(plan), _work(plan, done, timings, workers), contrasts, _end(plan)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -145,13 +148,16 @@ def family_sizes(contrasts: Iterable[Contrast]) -> Counter[str]:
     return Counter(contrast.family for contrast in contrasts)
 
 
-def _contrasts(plan: Plan, sds: Mapping[str, float]) -> str:
+def _contrasts(plan: Plan, sds: Mapping[str, float], family: int = 0) -> str:
     if not plan.contrasts:
         return "no contrasts are declared: whatever is compared later will be marked post hoc"
     from experiments.reporting.statistics.paired import decidability
 
     families = family_sizes(plan.contrasts)
     many = ", ".join(f"{name} ({count})" for name, count in families.items())
+    if family > len(plan.contrasts):
+        families = Counter(dict.fromkeys(families, family))
+        many = f"{family}, with what was declared for this question before"
     lines = [
         f"contrasts; Holm over the family: {many}; smallest difference found with 80 % power at alpha {plan.alpha:g}"
     ]

@@ -252,7 +252,7 @@ def test_a_host_that_differs_is_named_and_gets_no_trial(site: Site, spaces: Any)
     _names_the_faults(stopped, named)
     assert "1 of 3 nodes cannot be trusted with trials" in stopped
     assert "exit code 0" not in stopped
-    assert set(spaces.column(lab.shared / "watched", "small", "host")) == {"mer-one", "mer-two", None}
+    assert set(spaces.column(lab.shared / "watched", "small@studies-3", "host")) == {"mer-one", "mer-two", None}
     assert not list((lab.hosts["three"].home / "elsewhere").rglob("*.parquet"))
     lab.ssh("three", MENDED)
 

@@ -216,7 +216,7 @@ def test_a_colleague_goes_on_with_the_same_results(slurm: Any, spaces: Any) -> N
     said = completed(slurm, submit(slurm, "first", "--set", "studies=3", user="ben"), "ben")
     assert "18 complete" in said
     assert before <= finished(slurm, "first")
-    assert (results / "small" / "report" / "index.html").exists()
+    assert (results / "small@studies-3" / "report" / "index.html").exists()
     again = slurm.as_user("slurm", "anna", mer("run", "first", "--set studies=4 --executor inline"))
     assert "24 complete" in again
     # What two umasks have left can be read by both, and written by both.

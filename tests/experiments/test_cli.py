@@ -81,6 +81,26 @@ def test_several_factors_are_kept_one_option_each(capsys: pytest.CaptureFixture[
     assert "did you mean '--set pooling=mean' or '--only pooling=mean'?" in capsys.readouterr().err
 
 
+def test_a_plan_counts_the_contrasts_that_were_declared_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.results.declared import declare
+    from experiments.results.ledger import Ledger
+    from experiments.space.load import make_plan
+
+    whole = make_plan("quickstart")
+    words = ["plan", "quickstart", "--no-smoke", "--results", str(tmp_path), "--only", "modalities=both,text"]
+    assert main(words) == 0
+    alone = capsys.readouterr().out
+    assert "declared for this question before" not in alone
+    declare(whole, Ledger(str(tmp_path)))
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    size = int(re.findall(r"Holm over the family: (\d+), with what was declared", shown)[0])
+    assert size > len(whole.contrasts) - 1
+    assert shown != alone
+
+
 def test_missing_weights_stop_a_run_before_its_first_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

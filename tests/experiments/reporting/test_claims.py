@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.reporting.prose import protocol, warnings
 from experiments.reporting.run import Run
+from experiments.reporting.spec import spec_of
 from experiments.reporting.statistics.paired import equivalence
 
 MakeRun = Callable[..., Run]
@@ -188,3 +190,84 @@ def test_one_study_of_folds_is_decided_over_the_folds(make_run: MakeRun) -> None
 def test_second_look_is_remarked(make_run: MakeRun) -> None:
     run = make_run(second_look=True)
     assert all(any("second look" in r for r in c.remarks) for c in run.claims)
+
+
+def not_run(run: Run, cell: str, studies: tuple[int, ...], corpus: str | None = None) -> Run:
+    """The run as a budget or Ctrl-C leaves it: some planned studies of a cell are missing."""
+    t = run.trials
+    here = (t["cell"] == cell) & t["study"].isin(studies) & (t["stage"] == "confirm")
+    t.loc[here & (t["corpus"] == corpus) if corpus else here, "status"] = "missing"
+    return run
+
+
+def test_nothing_is_claimed_before_all_planned_studies_are_there(make_run: MakeRun) -> None:
+    """An interim look is no test: no verdict, no p, no interval, in no table and for no machine."""
+    options: dict[str, Any] = {"effects": {"fusion=tacfn": 0.06, "fusion=gated": 0.06}, "studies": 8}
+    run = not_run(make_run(**options), "fusion=tacfn", (5, 6, 7))
+    by_name = {c.contrast.name: c for c in run.claims}
+    claim, whole = by_name["tacfn vs concat"], by_name["gated vs concat"]
+    assert claim.text == "tacfn against concat: withheld, 5 of 8 planned studies are there"
+    assert (claim.verdict, claim.p, claim.adjusted, claim.comparison, claim.scopes) == (
+        "withheld",
+        None,
+        None,
+        None,
+        (),
+    )
+    assert whole.verdict == "better"
+    assert whole.adjusted == pytest.approx(2 * whole.p)  # it keeps its place
+    row = next(r for r in run.tables["claims"].rows if r["verdict"].text == "withheld")
+    assert set(row) & {"p", "holm", "interval", "delta", "n"} == set()
+    lost = make_run(**options, lose=[("fusion=tacfn", 5)])  # ended for good: that is what was planned, and it is there
+    assert verdicts(lost)["tacfn vs concat"] == "better"
+
+
+def test_the_baseline_is_waited_for_too_and_so_is_every_fold(make_run: MakeRun) -> None:
+    run = not_run(make_run(effects={"fusion=tacfn": 0.06}, studies=8), "fusion=concat", (7,))
+    assert set(verdicts(run).values()) == {"withheld"}
+    folds = make_run(folds=5, studies=3, effects={"fusion=tacfn": 0.06})
+    t = folds.trials
+    last = (t["cell"] == "fusion=tacfn") & (t["study"] == 2) & (t["fold"] == 4) & (t["stage"] == "confirm")
+    t.loc[last, "status"] = "missing"
+    assert verdicts(folds)["tacfn vs concat"] == "withheld"
+
+
+def test_a_joint_claim_waits_for_every_corpus(make_run: MakeRun) -> None:
+    corpora = ("a", "b", "c", "d")
+    options: dict[str, Any] = {
+        "corpora": corpora, "studies": 6, "effects": {"fusion=tacfn": 0.06}, "predictions": False,
+    }  # fmt: skip
+    run = not_run(make_run(**options, scope="new corpora"), "fusion=tacfn", (5,), "c")
+    claim = next(c for c in run.claims if c.contrast.name == "tacfn vs concat")
+    assert (claim.verdict, claim.corpora, claim.p) == ("withheld", corpora, None)
+    alone = not_run(make_run(**options), "fusion=tacfn", (5,), "c")
+    found = [c for c in alone.claims if c.contrast.name == "tacfn vs concat"]
+    assert [c.verdict for c in found] == ["better", "better", "withheld", "better"]
+    assert not any(scope.name == "new corpora" for c in found for scope in c.scopes)
+
+
+def test_the_family_is_what_was_ever_declared_and_changes_are_said(make_run: MakeRun) -> None:
+    options: dict[str, Any] = {"effects": {"fusion=tacfn": 0.012}, "studies": 6, "post_hoc": ("gated",)}
+    run = make_run(**options)
+    document = dict(run.spec.document)
+    document["declared"] = {
+        **document["declared"],
+        "family": {"declared": 7, "ever": 11},
+        "marks": ["alpha: 0.1 (declared: 0.05)"],
+        "history": ["1. 7 contrasts; before the first result", "2. 2 contrasts; after 18 confirm results"],
+        "others": {"spaces": 1, "contrasts": 4},
+    }
+    run.spec = spec_of(document, "space.yaml")
+    by_name = {c.contrast.name: c for c in run.claims}
+    timely, late = by_name["tacfn vs concat"], by_name["gated vs concat"]
+    assert (timely.family, late.family) == (7, 11)
+    assert timely.p is not None
+    assert timely.adjusted == pytest.approx(min(1.0, 7 * timely.p))
+    assert late.adjusted is not None
+    assert late.adjusted >= timely.adjusted
+    assert all("changed after the first results: alpha: 0.1 (declared: 0.05)" in c.remarks for c in run.claims)
+    said = " ".join(warnings(run))
+    assert "Declared 2 times: 1. 7 contrasts; before the first result. 2. 2 contrasts;" in said
+    assert "Changed after the first results: alpha: 0.1 (declared: 0.05)." in said
+    assert "families of their own: 4 contrasts, spaces: 1." in said
+    assert "Holm-adjusted over 7 contrasts declared" in protocol(run)

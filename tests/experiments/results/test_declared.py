@@ -16,10 +16,13 @@ import yaml
 from experiments.results.declared import FOLDER, declare, read_chain, standing_of
 from experiments.results.ledger import Ledger
 from experiments.results.standing import Standing, contrast_key
+from experiments.results.status import status
 from experiments.schedule.fake import MakeFake
 from experiments.schedule.inline import run_inline
 from experiments.schedule.publish import publish
+from experiments.schedule.run import execute
 from experiments.schedule.session import Session
+from experiments.space.load import make_plan
 from experiments.space.plan import Condition, Contrast, CorpusRef, Plan, Tuning
 from mer.errors import UserError
 
@@ -201,6 +204,56 @@ def test_the_last_word_before_the_first_result_counts(small_plan: MakePlan, tmp_
     assert len(stands(several(small_plan, 2, studies=2), tmp_path).history) == 5
 
 
+def test_a_part_first_and_then_the_whole(small_plan: MakePlan, tmp_path: Path) -> None:
+    """The whole was declared after a look; what the part had claimed stands as it was."""
+    whole = several(small_plan)
+    run(only(whole, "f0", "f2"), tmp_path)
+    found = stands(whole, tmp_path)
+    assert found.post_hoc == (True, False, True, True)
+    assert (found.declared, found.ever, found.marks) == (1, 4, ())
+
+
+def test_a_part_replaces_nothing_of_the_whole(small_plan: MakePlan, tmp_path: Path) -> None:
+    whole = several(small_plan)
+
+    def execute_it(plan: Plan) -> dict[str, bytes]:
+        execute(plan, Ledger(str(tmp_path)), executor="inline", make_work=MakeFake(utterances=2), progress=False)
+        return {str(file): file.read_bytes() for file in sorted((tmp_path / plan.folder).rglob("*.parquet"))}
+
+    before = execute_it(whole)
+    part = only(whole, "f0", "f2")
+    there = execute_it(part)
+    assert part.folder == "small@fusion-f0,f2"
+    assert {str(file): file.read_bytes() for file in sorted((tmp_path / "small").rglob("*.parquet"))} == before
+    assert execute_it(part) == there
+    assert set(status(str(tmp_path))["runs"]) == {"small", "small@fusion-f0,f2"}
+
+
+def test_the_order_of_keys_declares_nothing_new(tmp_path: Path) -> None:
+    ref = CorpusRef("demo", Path("demo"), "f00d", ("text",), False, True, {"train": 10}, frozenset({"text"}))
+    parts = [
+        "corpora: [demo]\n",
+        "base: {encoders: {text: words}, training: {epochs: 2}}\n",
+        "factors: {pooling: [mean, attn], classifier.dropout: [0.1, 0.2]}\n",
+        "design: full\n",
+        "studies: 2\n",
+        "contrasts: {compare: [pooling, classifier.dropout], metrics: [ua, wa]}\n",
+    ]
+    ids = set()
+    turned = [
+        *reversed(parts[:2]),
+        "factors: {classifier.dropout: [0.1, 0.2], pooling: [mean, attn]}\n",
+        *parts[3:5],
+        "contrasts: {metrics: [wa, ua], compare: [classifier.dropout, pooling]}\n",
+    ]
+    for text in (parts, turned):
+        (tmp_path / "mine.yaml").write_text("".join(text))
+        plan = make_plan(tmp_path / "mine.yaml", open_corpus=lambda name: ref)
+        ids.add(declare(plan, Ledger(str(tmp_path / "results"))).declaration)
+    assert len(ids) == 1
+    assert len(files(tmp_path / "results")) == 1
+
+
 # ---- the chain -----------------------------------------------------------------------------------------------
 
 
@@ -244,6 +297,17 @@ def test_two_drivers_may_declare_at_once(small_plan: MakePlan, tmp_path: Path, m
     assert len(chain.heads) == 1
     assert len(chain.declarations[-1].previous) == 2
     assert stands(two, tmp_path).declared == 6
+
+
+def test_a_listing_that_is_behind_loses_none(
+    small_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(several(small_plan, 2), tmp_path)
+    run(several(small_plan, 2, root_seed=1), tmp_path)
+    whole = read_chain(Ledger(str(tmp_path)).store)
+    monkeypatch.setattr("experiments.results.declared._listed", lambda store, folder: [])
+    ledger = Ledger(str(tmp_path))
+    assert read_chain(ledger.store, ledger.refresh()) == whole
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -303,27 +303,6 @@ def test_an_older_schema_is_read_with_nulls(ledger: Ledger) -> None:
     assert len(Ledger(ledger.store.root).refresh()) == 2
 
 
-def test_garbage_goes_and_the_rest_stays(ledger: Ledger) -> None:
-    from experiments.results.garbage import collect, find_garbage
-
-    for number in range(5):
-        ledger.append(record(number))
-    ledger.compact()
-    ledger.append(record(5))
-    root = Path(ledger.store.root)
-    (root / "run").mkdir()
-    kept = [record(0).trial, record(5).trial]
-    pq.write_table(pa.table({"trial": [*kept, None]}), root / "run" / "trials.parquet")
-    (root / "checkpoints" / record(1).trial).mkdir(parents=True)
-    (root / "checkpoints" / record(0).trial).mkdir(parents=True)
-    garbage = find_garbage(str(root))
-    assert (len(garbage.trials), garbage.kept, garbage.runs) == (4, 2, ("run",))
-    assert len(Ledger(str(root)).refresh()) == 6  # looking removes nothing
-    collect(str(root), garbage)
-    assert sorted(Ledger(str(root)).refresh()) == sorted(kept)
-    assert [path.name for path in (root / "checkpoints").iterdir()] == [record(0).trial]
-
-
 # ---- stores --------------------------------------------------------------------------------------------------
 
 

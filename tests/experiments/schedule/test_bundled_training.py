@@ -59,7 +59,7 @@ def whole(plan: Plan, root: Path) -> Path:
         plan, Ledger(str(root)), executor="inline", progress=False, make_work=make_training_work, say=lambda text: None
     )
     assert result.exit_code == 0
-    return root / plan.space
+    return root / plan.folder
 
 
 def rows(folder: Path, name: str, *columns: str) -> list[tuple[Any, ...]]:
@@ -100,12 +100,12 @@ def test_a_bundled_run_killed_and_resumed_gives_the_same_bits(plan_of: Callable[
     def pass_time(*seen: Any) -> None:
         now[0] += 1.0
 
-    declare(plan, Ledger(str(root)).store)
+    plan = declare(plan, Ledger(str(root)))
     for limit in (2.5, 3.5, 5.5, 7.5):
         session = Session(plan, Ledger(str(root)), seconds=limit, clock=lambda: now[0])
         run_inline(session, make_training_work, str(root), watch=pass_time)
         assert session.ending == "budget"
-        publish(plan, Ledger(str(root)), str(root / plan.space))
+        publish(plan, Ledger(str(root)), str(root / plan.folder))
     whole(plan, root)
     assert values(plan, root) == values(plan, tmp_path / "whole")
 

@@ -237,12 +237,12 @@ def test_the_real_trainer_killed_and_resumed_gives_the_same_tables(tmp_path: Pat
     clock = {"wall_s", "device_s", "energy_j", "peak_memory_mb", "started", "ended", "attempt"}
     for name in same:
         one, two = (
-            pq.read_table(tmp_path / half / plan.space / f"{name}.parquet").to_pylist() for half in ("whole", "parts")
+            pq.read_table(tmp_path / half / plan.folder / f"{name}.parquet").to_pylist() for half in ("whole", "parts")
         )
         assert [{k: v for k, v in r.items() if k not in clock} for r in one] == [
             {k: v for k, v in r.items() if k not in clock} for r in two
         ]
-    assert list((tmp_path / "whole" / plan.space / "tensorboard").iterdir())
+    assert list((tmp_path / "whole" / plan.folder / "tensorboard").iterdir())
     (row,) = [r for r in whole.verdicts if r.trial is not None][:1]
     from mer.checkpoint import load_checkpoint
 

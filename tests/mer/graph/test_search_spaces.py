@@ -78,7 +78,7 @@ def run(plan: Plan, folder: Path) -> pd.DataFrame:
     """Run a plan in this process; the test scores of its confirm trials: trial, cell, fold, condition, metric."""
     result = execute(plan, Ledger(str(folder / "results")), executor="inline", progress=False, say=lambda text: None)
     assert result.exit_code == 0, result
-    tables = folder / "results" / plan.space
+    tables = folder / "results" / plan.folder
     trials = pd.read_parquet(tables / "trials.parquet")
     assert set(trials["status"]) == {"complete"}
     confirm = trials[trials["stage"] == "confirm"]
