@@ -44,7 +44,8 @@ def scores_of_equals(rng: np.random.Generator, spread: str, cells: int, studies:
         sd[0] = 4
     elif spread == "from 1 to 8":
         sd = np.geomspace(1, 8, cells)
-    return errors * sd[:, None] + rng.normal(0, 3, studies)
+    found: np.ndarray = errors * sd[:, None] + rng.normal(0, 3, studies)
+    return found
 
 
 def any_equal_lost(rng: np.random.Generator, spread: str, cells: int, studies: int, replications: int) -> float:

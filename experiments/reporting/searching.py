@@ -74,7 +74,7 @@ def unequal(run: Run) -> list[str]:
     """The contrasts whose sides were tuned or trained otherwise, and how."""
     found = []
     for contrast in run.spec.contrasts:
-        known = set(run.cells(contrast.corpus)) if contrast.corpus in run.corpora else set()
+        known = set(run.chosen(contrast.corpus)) if contrast.corpus in run.corpora else set()
         if not set(contrast.weights) <= known:
             continue
         cells = {cell: ran(run, contrast.corpus, cell) for cell in contrast.weights}

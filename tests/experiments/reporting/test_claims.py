@@ -72,6 +72,18 @@ def test_what_sign_flips_cannot_decide_is_said_so(make_run: MakeRun) -> None:
     run = make_run(effects={"fusion=tacfn": 0.1}, studies=5, test="sign_flip")
     assert set(verdicts(run).values()) == {"undecidable"}
     assert "not decidable with n = 5 in a family of 2" in run.claims[1].text
+    assert "no data of 5 studies give a corrected p below 0.12" in run.claims[1].evidence
+    assert "80 % power" not in run.claims[1].evidence
+
+
+def test_what_power_is_conditional_on_is_said(make_run: MakeRun) -> None:
+    [claim, _] = make_run(studies=2).claims
+    assert "standard deviations has 80 % power" in claim.evidence
+    assert "no data" not in claim.evidence  # a t test has no smallest p
+    [claim, _] = make_run(noise=0.05).claims
+    assert claim.verdict == "undecided"
+    assert "are found with 80 % power where studies vary as they did here" in claim.evidence
+    assert "would have been" not in claim.evidence
 
 
 def test_one_study_decides_nothing(make_run: MakeRun) -> None:

@@ -48,6 +48,11 @@ def test_one_more_row_paired_by_utterance(run: Run, tmp_path: Path) -> None:
     assert "b" in table.value(last, "score").mark
     assert with_it.tables["accounting"].rows == run.tables["accounting"].rows
     assert "gcnet" in [table.value(last, "fusion").text]
+    assert "p" not in table.rows[last]  # how much that system varies is not known
+    assert with_it.compare("gcnet", "concat").p is None
+    [note] = [note.text for note in table.notes if note.mark == "b"]
+    assert "how that system was trained and tuned is not known here" in note
+    assert "there is no p" in note
 
 
 def test_scores_of_labels_studies_and_conditions(run: Run, tmp_path: Path) -> None:

@@ -49,6 +49,26 @@ def test_what_splits_share(spoil: Callable[..., Path]) -> None:
     assert overlap["dialogues"]["valid-test"] == 1
 
 
+def test_copied_sentences_and_absent_classes_are_warned_of_by_check_and_plan_alike(
+    sound: Path, spoil: Callable[..., Path]
+) -> None:
+    from experiments.space.checks import corpus_ref
+
+    assert corpus_ref(sound).caveats == ()
+    assert corpus_ref(sound).shared == {"speakers": 0, "dialogues": 0, "sessions": 0}
+    spoil("test", 1, transcript="một câu dài hơn bốn từ", emotion="sad")
+    for line in (1, 2):
+        spoil("test", line, emotion="sad", speaker_id="train0")
+    spoil("train", 1, transcript="MỘT CÂU  dài hơn bốn từ")
+    said = {problem.code: problem.problem for problem in check_corpus(sound).problems if problem.severity == "warning"}
+    assert said["copied_sentences"].startswith("1 of 2 transcripts are word for word in train or valid too")
+    assert said["class_absent"] == "no utterance of 'glad': its recall is undefined"
+    ref = corpus_ref(sound)
+    assert set(ref.caveats) == {f"test split: {said[code]}" for code in ("copied_sentences", "class_absent")}
+    assert ref.shared is not None
+    assert ref.shared["speakers"] == 1
+
+
 def test_sound_that_should_be_looked_at(sound: Path, spoil: Callable[..., Path]) -> None:
     time = np.arange(8000) / 16000
     sound_at(sound, 0, np.zeros(8000))
