@@ -193,9 +193,10 @@ def _running_here() -> tuple[str | None, str | None]:
     A cluster that another run has started for itself alone is not in that record: it ends with that run.
     """
     try:
-        import psutil  # Ray brings its own
         from ray._private.services import _is_raylet_process
         from ray._private.utils import read_ray_address
+
+        psutil: Any = importlib.import_module("psutil")  # Ray brings its own
     except ImportError:  # a Ray that keeps it elsewhere: --address still works
         return None, None
     try:
