@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from experiments.results.accepted import changed_code
 from experiments.results.declared import changed_corpora, declare
 from experiments.results.ledger import Ledger
 from experiments.results.tables import Verdict
@@ -100,6 +101,7 @@ def execute(
     seconds = budget if budget is not None else plan.limits.seconds
     session = Session(plan, ledger, retry=retry, seconds=seconds, trials=plan.limits.trials)
     notices = [*ledger.notices, *changed_corpora(plan, history)]
+    notices += changed_code(ledger.refresh(), plan.space, ledger.equal_code())
     for notice in notices:
         say(f"note: {notice}")
     make_work = make_work or _training_work()
