@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from mer import levels
-from mer.errors import UserError
+from mer.errors import UserError, unknown
 
 
 class _Strict(BaseModel):
@@ -72,8 +75,23 @@ Named = Annotated[LevelConfig, BeforeValidator(_from_name)]
 NamedEncoder = Annotated[EncoderConfig, BeforeValidator(_from_name)]
 
 
-Outside = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-"""`module:attr` of something outside this project."""
+def _named_in(kind: str) -> tuple[Any, ...]:
+    """The name of a level of a kind, or `module:attr` of one outside. The names are those of the kind's table alone, so
+    that a new level changes no line here, which every trial's code is said to use."""
+
+    def check(name: str) -> str:
+        known = levels.table(levels.KINDS[kind][0])
+        if name not in known and not re.fullmatch(r"[\w.]+:\w+", name):
+            raise ValueError(unknown(kind, name, known).args[0])
+        return name
+
+    known = list(levels.table(levels.KINDS[kind][0]))
+    outside = {"pattern": r"^[\w.]+:\w+$", "type": "string"}
+    return AfterValidator(check), WithJsonSchema({"anyOf": [{"enum": known, "type": "string"}, outside]})
+
+
+LossName = Annotated[(str, *_named_in("loss"))]
+Protocol = Annotated[(str, *_named_in("missing"))]
 
 
 class Projection(_Strict):
@@ -94,9 +112,7 @@ class Classifier(_Strict):
 class Loss(_Strict):
     """`mer.losses` says what each is; `module:attr` names one from outside."""
 
-    name: Literal["cross_entropy", "focal"] | Outside = Field(
-        default="cross_entropy", description="a loss, or `module:Class` of one outside"
-    )
+    name: LossName = Field(default="cross_entropy", description="a loss, or `module:Class` of one outside")
     gamma: float = Field(default=2.0, ge=0, description="focal: how fast the weight of what is easy falls")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all classes")
     class_weights: Literal["none", "balanced"] = Field(
@@ -122,7 +138,7 @@ class MissingConfig(_Strict):
     `mer.data.missing` says what each does; `module:attr` names one from outside.
     """
 
-    protocol: Literal["none", "random", "pattern", "sample", "per_modality", "file"] | Outside = Field(
+    protocol: Protocol = Field(
         default="none", description="how modalities go missing, or `module:function` of a protocol outside"
     )
     rate: float = Field(

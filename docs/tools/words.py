@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mer import levels
-from mer.recipe import EncoderConfig, LevelConfig, Outside
+from mer.recipe import EncoderConfig, LevelConfig
 
 PLAIN = {
     str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null", Any: "anything",
@@ -30,8 +30,6 @@ def type_words(annotation: Any) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in PLAIN:
         return PLAIN[annotation]
-    if annotation == Outside:
-        return "`module:name`"
     if origin is Annotated:
         return type_words(inner[0])
     if origin is Literal:

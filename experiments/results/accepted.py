@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from experiments.results.identity import chain
+import pyarrow.compute as pc
+
+from experiments.results.identity import Identifier, chain
+from experiments.results.snapshot import Snapshot
+from experiments.slots import Status
 from mer.errors import UserError
+from mer.recipe import read_recipe
 from mer.storage import Store
 
 FOLDER = "ledger/_code"
@@ -42,3 +48,21 @@ def write(store: Store, old: str, new: str, proof: Mapping[str, str]) -> None:
         raise UserError("equality is recorded only with the trials that prove it")
     content = {"old": old, "new": new, "proof": dict(proof), "accepted": datetime.now(UTC).isoformat()}
     store.put(f"{FOLDER}/{new}-{old}.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def changed_code(snapshot: Snapshot, space: str, equal: Mapping[str, str]) -> list[str]:
+    """A notice where complete trials of a space were made by other code than today's: they do not count for it."""
+    table = snapshot.effective.select(["space", "status", "recipe", "code"])
+    mine = pc.and_(pc.equal(table["space"], space), pc.equal(table["status"], Status.COMPLETE.value))
+    rows = table.filter(mine).group_by(["recipe", "code"]).aggregate([([], "count_all")]).to_pylist()
+    names, count = Identifier(equal), 0
+    for row in rows:
+        with contextlib.suppress(UserError):  # of a level that is no more, or comes from outside
+            if names.code(read_recipe(row["recipe"], "ledger")) != row["code"]:
+                count += row["count_all"]
+    if not count:
+        return []
+    return [
+        f"{count} recorded trials of this space were made by other code than today's, or named by an earlier version's "
+        "digest of it: they are kept and run again. `mer accept-code` proves them equal on a sample instead."
+    ]

@@ -25,11 +25,20 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-TRAINER = ("mer.training", "mer.evaluation")
-"""The modules whose closure every trial runs, whatever its levels."""
+TRAINER = (
+    "mer.training", "mer.evaluation", "mer.streams", "mer.data.folds", "mer.data.loading",
+    "mer.data.corpus:load_corpus", "mer.data.store.shared:open_features", "mer.data.missing:availability",
+)  # fmt: skip
+"""What every trial runs, whatever its levels: whole modules, and definitions in modules that hold others' too."""
+
+CONDITIONS = tuple(
+    f"mer.data.missing:{name}"
+    for name in ("everything", "at_random", "at_rates", "one_pattern", "sample_of_patterns", "from_file")
+)
+"""The protocols that test-time conditions are made of, which no recipe names."""
 
 BUNDLE = ("mer.bundle.trainer",)
-"""And those that a trial of a bundle runs besides."""
+"""And what a trial of a bundle runs besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +110,16 @@ def level_targets(recipe: Recipe) -> tuple[str, ...]:
 
 
 def recipe_code(recipe: Recipe) -> str:
-    """The code digest of a recipe: its levels' source and the trainer's, with all that they import of this project."""
+    """The code digest of a recipe: of its levels, of the trainer, and of what they use of this project."""
+    return code_digest(*code_roots(recipe))
+
+
+def code_roots(recipe: Recipe) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Where the search for a recipe's code begins, and the packages that it stays in."""
     targets = level_targets(recipe)
     plugins = {target.partition(".")[0].partition(":")[0] for target in targets}
-    trainer = TRAINER if recipe.bundle is None else (*TRAINER, *BUNDLE)
-    return code_digest((*trainer, *(target.partition(":")[0] for target in targets)), frozenset({"mer", *plugins}))
+    bundle = () if recipe.bundle is None else BUNDLE
+    return (*TRAINER, *CONDITIONS, *bundle, *targets), frozenset({"mer", *plugins})
 
 
 class Identifier:

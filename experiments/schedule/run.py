@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from experiments.results.accepted import changed_code
 from experiments.results.declared import changed_corpora, declare
 from experiments.results.lease import POLL_S, Driver, Lease
 from experiments.results.ledger import Ledger
@@ -116,6 +117,7 @@ def execute(
                 )  # fmt: skip
                 interrupt.tell(session.interrupt)
                 notices = [*ledger.notices, *changed_corpora(plan, ledger.store)]
+                notices += changed_code(ledger.refresh(), plan.space, ledger.equal_code())
                 for notice in notices:
                     say(f"note: {notice}")
                 aside = Aside(lambda text: say(f"note: {text}"))

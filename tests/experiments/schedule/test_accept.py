@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.results.accepted import changed_code
 from experiments.results.ledger import Ledger
 from experiments.schedule.accept import accept, changes, find_change
 from experiments.schedule.fake import FakeWork, MakeFake
 from experiments.schedule.inline import run_inline
+from experiments.schedule.run import execute
 from experiments.schedule.session import Session
 from experiments.schedule.work import Epoch
 from mer.errors import UserError
@@ -56,3 +59,41 @@ def test_code_that_changes_a_number_is_refused(
     assert changes(ledger) == [change]
     with pytest.raises(UserError, match="not among the corpora given"):
         accept(ledger, change, [], MakeFake())
+
+
+def test_a_run_says_which_recorded_trials_do_not_count_for_todays_code(
+    small_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = small_plan(cells=2, studies=1)
+    ledger = Ledger(str(tmp_path))
+    run_inline(Session(plan, ledger), MakeFake(), str(tmp_path))
+    assert changed_code(ledger.refresh(), plan.space, {}) == []
+    monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe: "tidier code")
+    complete = sum(len(change.trials) for change in changes(ledger))
+    said: list[str] = []
+    execute(plan, Ledger(str(tmp_path)), executor="inline", progress=False, make_work=MakeFake(), say=said.append)
+    assert any(f"{complete} recorded trials of this space were made by other code" in line for line in said)
+    assert changed_code(ledger.refresh(), plan.space, {"tidier code": "the code of this test"}) != []  # both are there
+
+
+@pytest.mark.parametrize("name", ["subprocess:call", "subprocess:Popen", "evil_of_ledger:Gate"])
+def test_a_ledger_from_elsewhere_runs_no_code(
+    name: str, small_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil_of_ledger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plan = small_plan(cells=1, studies=1)
+    cell = plan.cells[0]
+    evil = dataclasses.replace(cell, recipe={**cell.recipe, "fusion": {"name": name}})
+    ledger = Ledger(str(tmp_path / "results"))
+    with monkeypatch.context() as patch:
+        patch.setattr("mer.levels._check_kind", lambda *args: None)  # it was made by somebody without scruples
+        patch.setattr("mer.levels.check_parameters", lambda *args: None)
+        patch.setattr("experiments.space.layers.canonical", lambda data, sources: data)
+        run_inline(Session(dataclasses.replace(plan, cells=(evil,)), ledger), MakeFake(), str(tmp_path / "results"))
+    with pytest.raises(UserError, match="fusion names code from outside this project"):
+        changes(ledger)
+    assert changed_code(ledger.refresh(), plan.space, {}) == []
+    with pytest.raises(UserError, match=r"is not a fusion|unknown class"):
+        changes(ledger, [name])
+    assert not (tmp_path / "ran").exists()
