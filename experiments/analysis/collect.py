@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def collect(
-    run: Path, *, data: str | None = None, corpus: str | None = None, transcripts: bool = True
+    run: Path,
+    *,
+    data: str | None = None,
+    corpus: str | None = None,
+    transcripts: bool = True,
+    device: str | None = None,
 ) -> list[Variant]:
     """One variant per cell that has a checkpoint, in the order of the space.
 
@@ -55,7 +60,7 @@ def collect(
     for cell in described["cells"]:
         rows = done[done["cell"] == cell["name"]]
         if cell["corpus"] == name and len(rows):
-            found = _variant(run, described, cell, labels[cell["name"]], rows, epochs, opened, transcripts)
+            found = _variant(run, described, cell, labels[cell["name"]], rows, epochs, opened, transcripts, device)
             variants.append(found)
     return variants
 
@@ -142,9 +147,11 @@ def _variant(
     epochs: pd.DataFrame,
     corpus: Corpus,
     transcripts: bool,
+    device: str | None,
 ) -> Variant:
     from mer.checkpoint import load_checkpoint
     from mer.data.folds import folds
+    from mer.precision import find_device
     from mer.streams import streams
 
     metric = described["metric"]
@@ -152,6 +159,7 @@ def _variant(
     chosen = rows.sort_values([f"valid_{metric}", "study"], ascending=[described["direction"] == "min", True]).iloc[0]
     study, fold_number = int(chosen["study"]), int(chosen["fold"])
     checkpoint = load_checkpoint(run.parent / "checkpoints" / str(chosen["trial"]))
+    checkpoint.model.to(find_device(device))
     seeds = streams(described["root_seed"], cell["corpus"], study, fold_number, "confirm", checkpoint.recipe.replica)
     by = described["folds"]["by"]
     fold = folds(corpus, by, described["folds"]["count"])[fold_number] if by else None
@@ -190,17 +198,23 @@ def _curves(epochs: pd.DataFrame, rows: pd.DataFrame, metric: str) -> tuple[Curv
 def _view(
     checkpoint: Checkpoint, info: CorpusInfo, utterances: tuple[Utterance, ...], seeds: Streams, transcripts: bool
 ) -> SplitView:
-    """The model on a split under the complete condition."""
+    """The model on a split under the complete condition, where it lies and in the precision it was validated in."""
     from mer.data.loading import prepare_split
     from mer.data.store.shared import open_features
     from mer.evaluation import predict
     from mer.model import needs_dialogues
 
-    data = prepare_split(info, utterances, checkpoint.model.encoder_table(), open_features())
+    device = next(checkpoint.model.parameters()).device
+    data = prepare_split(info, utterances, checkpoint.model.encoder_table(), open_features(), device)
     everything = np.ones((len(data), len(data.modalities)), dtype=bool)
     found = predict(
-        checkpoint.model, data, everything, dialogues=needs_dialogues(checkpoint.recipe), details=True
-    )  # fmt: skip
+        checkpoint.model,
+        data,
+        everything,
+        dialogues=needs_dialogues(checkpoint.recipe),
+        precision=checkpoint.recipe.training.precision,
+        details=True,
+    )
     about = data.sample_info()
     return SplitView(
         ids=data.ids,

@@ -26,6 +26,7 @@ def analyze(
     corpus: str | None = None,
     transcripts: bool = True,
     models: bool = True,
+    device: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Analyse every trained variant of a run. Returns the folder it wrote into (default: the run's own).
@@ -44,7 +45,7 @@ def analyze(
     models       copy the model that stands for each variant
     """
     out = out or run
-    variants = collect(run, data=data, corpus=corpus, transcripts=transcripts)
+    variants = collect(run, data=data, corpus=corpus, transcripts=transcripts, device=device)
     valid, test = study_scores(run, variants, "valid"), study_scores(run, variants, "test")
     for variant in variants:
         say(f"{variant.name}: {variant.caption}")
