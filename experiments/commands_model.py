@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mer.recipe import Recipe
 
 
+DEVICE = "cpu, cuda, cuda:1, or auto: a GPU if there is one (default: auto)"
 MODEL = "folder of a model: config.json and model.safetensors"
 
 
@@ -40,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     train.add_argument(
         "--seed", type=whole(), metavar="N", help="root of all random streams (default: the file's `seed:`, else 0)"
     )
-    train.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    train.add_argument("--device", metavar="NAME", help=DEVICE)
     train.add_argument(
         "--save-every",
         type=whole(1),
@@ -96,6 +97,12 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME",
         help="their order, for a model that was saved without it",
     )
+    parser.add_argument("--device", metavar="NAME", help=DEVICE)
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        help="of the model (default: the one it was trained and validated in)",
+    )
     add_allow_outside(parser)
 
 
@@ -103,6 +110,7 @@ def run_train(args: argparse.Namespace) -> int:
     recipe, corpus_name, seed = read_config(args.config)
     corpus = open_corpus(args.data or corpus_name)
     from mer.fit import fit
+    from mer.precision import find_device
     from mer.streams import streams
     from mer.training import EpochReport
 
@@ -117,7 +125,7 @@ def run_train(args: argparse.Namespace) -> int:
         corpus.train_valid(),
         streams(root, corpus.info.name, 0, 0, "confirm"),
         args.output,
-        device=args.device,
+        device=str(find_device(args.device)),
         save_every=args.save_every,
         on_epoch=show,
     )
@@ -129,12 +137,14 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     from mer.data.conditions import conditions
+    from mer.precision import find_device
 
+    device = find_device(args.device)
     checkpoint = open_checkpoint(args)
     corpus = open_corpus(args.corpus)
     utterances = getattr(corpus, args.split)
     wanted = conditions([_rate(name) for name in args.conditions], checkpoint.recipe.modalities)
-    found = checkpoint.predict(corpus.info, utterances, wanted, seed=args.seed)
+    found = checkpoint.predict(corpus.info, utterances, wanted, seed=args.seed, device=device, precision=args.precision)
     results = {name: predictions.scores() for name, predictions in found.items()}
     if args.json:
         print(json.dumps({"split": args.split, "utterances": len(utterances), "scores": results}, indent=1))
@@ -155,7 +165,9 @@ def run_predict(args: argparse.Namespace) -> int:
     if args.wav is not None and not args.wav.is_file():
         raise UserError("no such file", where=str(args.wav))
     from mer.data.corpus import Utterance
+    from mer.precision import find_device
 
+    device = find_device(args.device)
     checkpoint = open_checkpoint(args)
     reads_features = [name for name, config in checkpoint.recipe.encoders.items() if config.name == "features"]
     if reads_features:
@@ -176,7 +188,7 @@ def run_predict(args: argparse.Namespace) -> int:
     )
     folder = args.wav.resolve().parent if args.wav else Path()
     info = dataclasses.replace(checkpoint.info, folder=folder)
-    [found] = checkpoint.predict(info, [utterance], may_lack=True).values()
+    [found] = checkpoint.predict(info, [utterance], may_lack=True, device=device, precision=args.precision).values()
     probabilities = dict(zip(info.labels, map(float, found.probabilities[0]), strict=True))
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     if args.json:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -52,6 +53,8 @@ class Checkpoint:
         seed: int = 0,
         store: FeatureStore | None = None,
         may_lack: bool = False,
+        device: torch.device | str = "cpu",
+        precision: str | None = None,
     ) -> dict[str, Predictions]:
         """What the model says of some utterances, under each condition by name.
 
@@ -62,19 +65,22 @@ class Checkpoint:
             seed: of the missing masks.
             store: where frozen features are kept; the default store if None.
             may_lack: a modality that none of them has is absent, instead of a mistake.
+            device: where it computes; the model stays there.
+            precision: fp32, bf16 or fp16; None: the recipe's, in which the model was validated.
         """
         unknown = sorted({utterance.emotion for utterance in utterances} - set(self.info.labels))
         if unknown:
             raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(self.info.labels))
         info = replace(info, labels=self.info.labels)
-        encoders = self.model.encoder_table()
-        data = prepare_split(info, utterances, encoders, store or open_features(), may_lack=may_lack)
+        encoders = self.model.to(device).encoder_table()
+        data = prepare_split(info, utterances, encoders, store or open_features(), device, may_lack=may_lack)
+        precision = precision or self.recipe.training.precision
         whole = needs_dialogues(self.recipe)
         found = {}
         for condition in conditions:
             missing = condition.missing
             mask = availability(missing, data.ids, data.modalities, seed, present=data.present, root=info.folder)
-            found[condition.name] = predict(self.model, data, mask, dialogues=whole)
+            found[condition.name] = predict(self.model, data, mask, dialogues=whole, precision=precision)
         return found
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mer.errors import UserError
+from mer.precision import lowered
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}
 
@@ -270,7 +271,10 @@ class Attention(nn.Module):
         query_mask: Tensor | None = None,
         key_mask: Tensor | None = None,
         need_weights: bool = False,
+        drop: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
+        """drop: False leaves the dropout out, and draws nothing."""
+        dropping = drop and self.dropout.active
         if query_mask is not None:
             query = zeroed(query, query_mask)
         if key_mask is not None:
@@ -282,10 +286,10 @@ class Attention(nn.Module):
             # A row that may attend to nothing attends to everything, and is zeroed at the end: no NaN on the way.
             allowed = (key_mask | ~answered)[:, None, None, :]
         weights = None
-        if need_weights or self.dropout.active or not self.fused:
+        if need_weights or dropping or not self.fused:
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
             weights = masked_softmax(scores, scores.new_ones((), dtype=torch.bool) if allowed is None else allowed)
-            mixed = self.dropout(weights) @ v
+            mixed = (self.dropout(weights) if dropping else weights) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
@@ -371,8 +375,8 @@ class MaskedBiLSTM(nn.Module):
         reversed_steps = torch.where(steps < length, length - 1 - steps, steps)  # its own inverse
         x = take(zeroed(x, mask), order)
         for depth, (ahead, back) in enumerate(zip(self.ahead, self.back, strict=True)):
-            if depth:
-                x = self.dropout(x)
+            # A CPU without half-precision LSTMs computes what comes in half precision another way, the rest not at all.
+            x = lowered(self.dropout(x) if depth else x)
             x = torch.cat([ahead(x)[0], take(back(take(x, reversed_steps))[0], reversed_steps)], dim=-1)
         return zeroed(take(x, rank), mask)
 

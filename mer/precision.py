@@ -1,4 +1,4 @@
-"""Mixed precision as a recipe names it, and where single precision is the least that will do."""
+"""Devices by name, mixed precision as a recipe names it, and where single precision is the least that will do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mer.errors import UserError
+
+
+def find_device(name: str | None) -> torch.device:
+    """`cpu`, `cuda`, `cuda:1`; `auto` or None: a GPU if there is one.
+
+    >>> find_device("cpu")
+    device(type='cpu')
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name in (None, "auto"):
+        return torch.device("cuda" if there else "cpu")
+    known = ["cpu", *(["cuda"] if there else []), *(f"cuda:{number}" for number in range(there))]
+    if name not in known:
+        raise UserError(f"device {name!r}", expected=f"auto, or one of what is here: {', '.join(known)}")
+    return torch.device(name)
+
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Mixed precision for a recipe's `precision`; nothing for fp32."""
@@ -15,6 +32,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
         return nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype=dtype)
+
+
+def lowered(x: Tensor) -> Tensor:
+    """What autocast would make of a product's operand: `x` in the lower precision, where there is autocast around."""
+    if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))
 
 
 def wide(x: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class Trainer:
         self.dialogues = needs_dialogues(recipe)
         self.sampler = make_sampler(recipe.sampler, self.train.sample_info(), streams.order, by_dialogue=self.dialogues)
         counts = torch.bincount(self.train.labels, minlength=len(data.info.labels))
-        self.loss = build_loss(recipe.loss, counts, len(data.info.labels))
+        self.loss = build_loss(recipe.loss, counts, len(data.info.labels)).to(self.device)
         self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.training.precision == "fp16")
         self.plateau = Plateau(recipe.schedule.factor, recipe.schedule.patience)

@@ -22,6 +22,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--no-transcripts", action="store_true", help="keep licensed text out of what is written")
     parser.add_argument("--no-models", action="store_true", help="do not copy the models")
     add_allow_outside(parser)
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
     parser.set_defaults(func=run_analysis)
 
 
@@ -36,6 +37,7 @@ def run_analysis(args: argparse.Namespace) -> int:
         transcripts=not args.no_transcripts,
         models=not args.no_models,
         allow_outside=args.allow_outside,
+        device=args.device,
         say=print,
     )
     print(f"analysis: {out}")

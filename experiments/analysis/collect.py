@@ -31,6 +31,7 @@ def collect(
     corpus: str | None = None,
     transcripts: bool = True,
     allow_outside: Collection[str] = (),
+    device: str | None = None,
 ) -> list[Variant]:
     """One variant per cell that has a checkpoint, in the order of the space.
 
@@ -64,8 +65,9 @@ def collect(
         rows = done[done["cell"] == cell["name"]]
         if cell["corpus"] == name and len(rows):
             found = _variant(
-                run, described, cell, labels[cell["name"]], rows, epochs, opened, transcripts, recorded, allow_outside
-            )
+                run, described, cell, labels[cell["name"]], rows, epochs, opened, transcripts, recorded, allow_outside,
+                device,
+            )  # fmt: skip
             variants.append(found)
     return variants
 
@@ -162,10 +164,12 @@ def _variant(
     transcripts: bool,
     recorded: Snapshot,
     allow_outside: Collection[str],
+    device: str | None,
 ) -> Variant:
     from mer import metrics
     from mer.checkpoint import load_checkpoint
     from mer.data.folds import folds
+    from mer.precision import find_device
     from mer.streams import streams
 
     metric = described["metric"]
@@ -178,6 +182,7 @@ def _variant(
     checkpoint = load_checkpoint(
         run.parent / "checkpoints" / trial, digests=recorded.models(trial), allow_outside=allow_outside
     )
+    checkpoint.model.to(find_device(device))
     seeds = streams(described["root_seed"], cell["corpus"], study, fold_number, "confirm", checkpoint.recipe.replica)
     by = described["folds"]["by"]
     fold = folds(corpus, by, described["folds"]["count"])[fold_number] if by else None
@@ -216,17 +221,23 @@ def _curves(epochs: pd.DataFrame, rows: pd.DataFrame, metric: str) -> tuple[Curv
 def _view(
     checkpoint: Checkpoint, info: CorpusInfo, utterances: tuple[Utterance, ...], seeds: Streams, transcripts: bool
 ) -> SplitView:
-    """The model on a split under the complete condition."""
+    """The model on a split under the complete condition, where it lies and in the precision it was validated in."""
     from mer.data.loading import prepare_split
     from mer.data.store.shared import open_features
     from mer.evaluation import predict
     from mer.model import needs_dialogues
 
-    data = prepare_split(info, utterances, checkpoint.model.encoder_table(), open_features())
+    device = next(checkpoint.model.parameters()).device
+    data = prepare_split(info, utterances, checkpoint.model.encoder_table(), open_features(), device)
     everything = np.ones((len(data), len(data.modalities)), dtype=bool)
     found = predict(
-        checkpoint.model, data, everything, dialogues=needs_dialogues(checkpoint.recipe), details=True
-    )  # fmt: skip
+        checkpoint.model,
+        data,
+        everything,
+        dialogues=needs_dialogues(checkpoint.recipe),
+        precision=checkpoint.recipe.training.precision,
+        details=True,
+    )
     about = data.sample_info()
     return SplitView(
         ids=data.ids,

@@ -27,6 +27,7 @@ def analyze(
     transcripts: bool = True,
     models: bool = True,
     allow_outside: Collection[str] = (),
+    device: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Analyse every trained variant of a run. Returns the folder it wrote into (default: the run's own).
@@ -46,7 +47,9 @@ def analyze(
     allow_outside  levels from outside that its models may name
     """
     out = out or run
-    variants = collect(run, data=data, corpus=corpus, transcripts=transcripts, allow_outside=allow_outside)
+    variants = collect(
+        run, data=data, corpus=corpus, transcripts=transcripts, allow_outside=allow_outside, device=device
+    )
     valid, test = study_scores(run, variants, "valid"), study_scores(run, variants, "test")
     for variant in variants:
         say(f"{variant.name}: {variant.caption}")

@@ -146,3 +146,13 @@ class PairwiseAttention(nn.Module):
                 maps[f"attention {m}<-{n}"] = weights.mean(1).detach()
         answers = {name: sums[name] / counts[name].clamp(min=1).to(sums[name].dtype)[:, None, None] for name in sums}
         return answers, {name: count > 0 for name, count in counts.items()}, maps
+
+    def alone(self, name: str, x: Sequence) -> Tensor:
+        """What `x` answers to its own questions, put as the others put theirs to it: mean_n MHA_nm(x_m, x_m, x_m).
+
+        For an utterance that has nothing else. What the others would have heard of it is what a network behind this
+        attention has learned to read of it. Draws no dropout: what is random must not depend on who is there.
+        """
+        others = [self.attention[f"{n}<-{m}"] for n, m in self.pairs if m == name]
+        found = [other(x.values, x.values, query_mask=x.mask, key_mask=x.mask, drop=False)[0] for other in others]
+        return torch.stack(found).mean(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -118,15 +119,16 @@ class AdaptiveGate(nn.Module):
         pooled, present = means(normed), presence(normed)
         weights = self.weights(pooled, present)
         fused = self._concat(normed, weights) if self.align == "concat" else self._at_anchor(normed, pooled, weights)
-        place = [order.index(name) for name in self.modalities]
-        return fused, weights[:, place]
+        return fused, torch.stack([weights[:, order.index(name)] for name in self.modalities], dim=1)
 
     def weights(self, pooled: Tensor, present: Tensor) -> Tensor:
         """`[B, M, D]`, anchor last: convex over the modalities that are present, zeros where none is."""
-        count, (i, j) = pooled.shape[1], _pairs(pooled.shape[1])
+        count = pooled.shape[1]
         logits = pooled.new_zeros(pooled.shape)
         if self.mlp is not None:
-            left, right = pooled[:, i], pooled[:, j]
+            # Slices: a list of indices would be copied to the device, and waited for.
+            pairs = list(itertools.combinations(pooled.unbind(1), 2))
+            left, right = (torch.stack(side, dim=1) for side in zip(*pairs, strict=True))
             features = torch.cat([pooled, (left - right).abs(), left * right], dim=1)
             raw = self.mlp(features.flatten(1)).view(pooled.shape[0], count - 1, -1).expand(-1, -1, self.dim)
             logits = torch.cat([raw, torch.zeros_like(raw[:, :1])], dim=1)
@@ -168,8 +170,3 @@ def _cut(x: Tensor, length: int) -> Tensor:
     if missing <= 0:
         return x[:, :length]
     return F.pad(x, (0, 0, 0, missing) if x.dim() == 3 else (0, missing))
-
-
-def _pairs(count: int) -> tuple[list[int], list[int]]:
-    found = [(i, j) for i in range(count) for j in range(i + 1, count)]
-    return [i for i, _ in found], [j for _, j in found]

@@ -25,10 +25,13 @@ class Xattn(Fusion):
     Equation:
         T' = MHA(T, A, A)      A' = MHA(A, T, T)      F = [T'; A']
         M modalities:          x_m' = mean over present n != m of MHA_mn(x_m, x_n, x_n)
+        m alone:               x_m' = mean over n != m of MHA_nm(x_m, x_m, x_m)
         residual: true         x_m' = LN(x_m + ...)
 
-    The source's equation has no residual: an utterance with one modality would lose it, so a query with nobody to
-    attend to keeps its own values (and one modality alone passes unchanged).
+    The source's equation has no residual: an utterance with one modality would lose it. What the other modalities ask
+    of it is how the classifier knows it, so it asks this of itself. Raw values, which the classifier has never seen,
+    would mislead it. A recipe with one modality hands it on as it is. Behind `cls` pooling a modality's values are
+    read through the other one's first frame alone, so there a model trained without gaps knows nothing of the first.
 
     Shapes: `[B, T_m, D]` each `-> [B, sum T_m, D]`. In evaluation the attention maps come back.
     When to choose: the lightest interaction between sequences. `residual: true` trains more easily and keeps what the
@@ -66,10 +69,14 @@ class Xattn(Fusion):
         answers, answered, maps = self.attention(sequences, sequences, need_weights=not self.training)
         fused = {}
         for name, sequence in sequences.items():
+            answer = answers[name]
+            if len(sequences) > 1:
+                answer = torch.where(answered[name][:, None, None], answer, self.attention.alone(name, sequence))
+            answer = self.dropout(answer)
             if self.norms is not None:
-                x = self.norms[name](sequence.values + self.dropout(answers[name]))
+                x = self.norms[name](sequence.values + answer)
             else:
-                x = torch.where(answered[name][:, None, None], self.dropout(answers[name]), sequence.values)
+                x = answer if len(sequences) > 1 else sequence.values
             fused[name] = Sequence(zeroed(x, sequence.mask), sequence.mask)
         return Fused(in_time(fused), maps)
 

@@ -54,6 +54,26 @@ def test_train_evaluate_predict(workplace: Path, capsys: pytest.CaptureFixture[s
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_model_is_scored_as_it_was_validated(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = workplace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 6", "epochs: 2, precision: bf16").replace("1e-2", "1e-3"))
+    assert main(["train", "recipe.yaml", "--output", "models/m"]) == 0
+    found = {}
+    for way in ([], ["--precision", "bf16"], ["--precision", "fp32", "--device", "cpu"]):
+        capsys.readouterr()
+        assert main(["predict", "models/m", "--text", "tuyệt quá", "--json", *way]) == 0
+        found[" ".join(way)] = json.loads(capsys.readouterr().out)["probabilities"]
+        assert main(["evaluate", "models/m", "corpus", *way]) == 0
+    as_trained, half, single = found.values()
+    assert as_trained == half != single
+
+
+def test_a_device_that_is_not_here_is_refused_at_once(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["train", "recipe.yaml"], ["evaluate", "nowhere", "corpus"], ["predict", "nowhere", "--text", "a"]):
+        assert main([*command, "--device", "cuda:99"]) == 2
+        assert "device 'cuda:99'" in capsys.readouterr().err
+
+
 class Killed(BaseException):
     pass
 

@@ -60,10 +60,12 @@ def test_xattn_with_residual_normalises_the_sum() -> None:
     torch.testing.assert_close(fused.values[0, :5], expected)
 
 
-def test_xattn_alone_keeps_what_it_has() -> None:
-    x = batch(audio=(7, 0, 6))
-    fused = Xattn(BOTH, D).eval()(x).sequence
-    torch.testing.assert_close(fused.values[1][fused.mask[1]], frames(x, 1)[0][0])
+def test_xattn_alone_asks_itself_what_the_other_would_have_asked() -> None:
+    module, x = Xattn(BOTH, D).eval(), batch(audio=(7, 0, 6))
+    fused = module(x).sequence
+    t = frames(x, 1)[0]
+    expected = module.attention.attention["audio<-text"](t, t)[0][0]
+    torch.testing.assert_close(fused.values[1][fused.mask[1]], expected)
 
 
 def test_xattn_of_three_averages_over_the_present_others() -> None:
