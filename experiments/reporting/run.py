@@ -374,7 +374,7 @@ class Run:
         if pair.shape[1] == 0:
             raise UserError("the two cells have no study in common", hint="See the accounting of the run.")
         first, second = pair.to_numpy()
-        return self.paired(*pair.index, first, second, test=test)
+        return self.paired(str(pair.index[0]), str(pair.index[1]), first, second, test=test)
 
     def paired(self, a: str, b: str, first: Floats, second: Floats, test: str = "paired_t") -> Comparison:
         """Scores of a cell minus those of another, in the same studies. One set of imported predictions that stands in
