@@ -44,8 +44,7 @@ def scores_of_equals(rng: np.random.Generator, spread: str, cells: int, studies:
         sd[0] = 4
     elif spread == "from 1 to 8":
         sd = np.geomspace(1, 8, cells)
-    found: np.ndarray = errors * sd[:, None] + rng.normal(0, 3, studies)
-    return found
+    return np.asarray(errors * sd[:, None] + rng.normal(0, 3, studies))
 
 
 def any_equal_lost(rng: np.random.Generator, spread: str, cells: int, studies: int, replications: int) -> float:
@@ -60,7 +59,7 @@ def unit_sizes(rng: np.random.Generator, kind: str, units: int) -> np.ndarray:
     if word == "equal":
         return np.full(units, 20)
     if word == "lognormal":
-        return np.maximum(2, (20 * np.exp(rng.normal(0, float(rest), units))).astype(int))
+        return np.asarray(np.maximum(2, (20 * np.exp(rng.normal(0, float(rest), units))).astype(int)))
     big, share = {"one": 1, "two": 2}[word], float(rest.split()[1]) / 100
     sizes = np.full(units, 10)
     sizes[:big] = round(10 * (units - big) * share / (1 - big * share))

@@ -111,9 +111,8 @@ def remarks(run: Run, corpus: str) -> list[str]:
         found.append(f"An utterance keeps at least one of the modalities that its cell uses: {', '.join(short)}.")
     apart: dict[tuple[str, ...], list[str]] = {}
     for name in run.conditions:
-        cells = unlike(run, corpus, name)
-        if cells:
-            apart.setdefault(tuple(c for c in run.cells(corpus) if c in cells), []).append(name)
+        if out := unlike(run, corpus, name):
+            apart.setdefault(tuple(c for c in run.cells(corpus) if c in out), []).append(name)
     for cells, names in apart.items():
         rates = [rate_of(run, corpus, cell, name) for cell in cells for name in names]
         low, high = (f"{100 * pick(r for r in rates if r is not None):.0f} %" for pick in (min, max))

@@ -86,7 +86,8 @@ def unequal(run: Run) -> list[str]:
             apart.append(f"epochs ({_each(cells, lambda one: str(one.budget))})")
         for path in first.ranges:
             if any(path in one.ranges and one.ranges[path] != first.ranges[path] for one in others):
-                apart.append(f"the range of {path} ({_each(cells, lambda one, p=path: one.ranges.get(p, 'fixed'))})")
+                ranges = ", ".join(f"{name}: {one.ranges.get(path, 'fixed')}" for name, one in cells.items())
+                apart.append(f"the range of {path} ({ranges})")
         if apart:
             line = f"{contrast.name}: its sides differ in {'; '.join(apart)}."
             found.append(line)

@@ -158,8 +158,9 @@ def _areas(
     decimals = decimals_for(halves, run.scale)
     values = [score(m, decimals, run.scale, h) for (m, _, _), h in zip(intervals, halves, strict=True)]
     key = f"auc_{curve.family}"
-    most = np.array([ranked(run, corpus, run.by_study(corpus, None, name), name) for name in curve.conditions]).all(0)
-    for row, value in zip(rows, emphasise(values, run.higher_is_better(), most.tolist()), strict=True):
+    each = [ranked(run, corpus, run.by_study(corpus, None, name), name) for name in curve.conditions]
+    most = [all(cell) for cell in zip(*each, strict=True)]
+    for row, value in zip(rows, emphasise(values, run.higher_is_better(), most), strict=True):
         row[key] = value
     group = f"curve ({curve.family})" if several else "curve"
     columns.append(Column(key, "AUC (%)" if run.scale == 100 else "AUC", "spread", group))
