@@ -61,6 +61,26 @@ class _Gone(Exception):
     """A part that was listed and cannot be read any more: whatever is left of it lies in a newer part."""
 
 
+class _Waiting:
+    """Patience with a listing that does not show yet what was written: at first none, `LISTED_S` in all."""
+
+    def __init__(self) -> None:
+        self._deadline, self._pause = time.monotonic() + LISTED_S, 0.0
+
+    def goes_on(self) -> bool:
+        """Wait a little; False when it was long enough."""
+        if time.monotonic() > self._deadline:
+            return False
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause + 0.05, 5.0)
+        return True
+
+
+def _attempts(table: pa.Table, trials: pa.Array) -> set[tuple[str, int]]:
+    rows = table.filter(pc.is_in(table["trial"], trials))
+    return set(zip(rows["trial"].to_pylist(), rows["attempt"].to_pylist(), strict=True))
+
+
 class Ledger:
     """A ledger under a results folder. Reading remembers what it has read: parts never change."""
 
@@ -95,14 +115,12 @@ class Ledger:
         them lies in a newer one.
         """
         self._wanted = (self._wanted | set(expected)) - self._given_up
-        deadline, pause = time.monotonic() + LISTED_S, 0.0
+        waiting = _Waiting()
         while True:
             found, gone = self._look()
             lacking = self._wanted - self._given_up - found.rows.keys()
-            if not (gone or lacking) or time.monotonic() > deadline:
+            if not (gone or lacking) or not waiting.goes_on():
                 break
-            time.sleep(pause)
-            pause = min(2 * pause + 0.05, 5.0)
         if lacking:
             self._given_up |= lacking
             self.notices.append(f"{len(lacking)} trials are not there any more: removed, or not listed by the storage")
@@ -136,16 +154,23 @@ class Ledger:
     def predictions(self, trials: Iterable[str]) -> Iterator[pa.Table]:
         """The whole rows, predictions included, of the attempts that count for some trials, a row group at a time.
 
-        A row that counts may lie in several parts (a crash during compaction): the reader of this keeps one.
+        A row that counts may lie in several parts (a crash during compaction): the reader of this keeps one. Attempts
+        that the last refresh saw are waited for as a refresh does.
         """
         wanted = pa.array(sorted(set(trials)), pa.string())
+        lacking = set() if self._snapshot is None else _attempts(self._snapshot.table, wanted)
+        waiting = _Waiting()
 
         def is_mine(name: str) -> bool:
             known = self._parts.get(name)
             return known is None or bool(pc.any(pc.is_in(known["trial"], wanted)).as_py())
 
-        for _, group in self._walk(is_mine, wanted):
-            yield group.filter(pc.is_in(group["trial"], wanted))
+        while True:
+            for _, group in self._walk(is_mine, wanted):
+                lacking -= _attempts(group, wanted)
+                yield group.filter(pc.is_in(group["trial"], wanted))
+            if not any(trial not in self._given_up for trial, _ in lacking) or not waiting.goes_on():
+                return
 
     def _walk(
         self, is_mine: Callable[[str], bool] = lambda name: True, wanted: pa.Array | None = None
