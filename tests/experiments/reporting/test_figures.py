@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+pytest.importorskip("matplotlib")
+
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import ray
 
-from experiments.schedule.tune import WorkerTrainable
+ray = pytest.importorskip("ray")
+
+from experiments.schedule.tune import WorkerTrainable  # noqa: E402 (it imports Ray)
 
 
 def test_a_pulse_that_is_gone_fails_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from scipy.signal import resample_poly
 
 from mer.data.audio import AudioClip, clip_of, duration, read_audio, read_many
 from mer.data.corpus import load_corpus
 from mer.errors import UserError
+
+soundfile = pytest.importorskip("soundfile")
 
 
 @pytest.fixture

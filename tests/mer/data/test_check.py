@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 
 from mer.data.check import Check, check_corpus
+
+soundfile = pytest.importorskip("soundfile")
 
 
 def found(check: Check, code: str) -> list[str]:

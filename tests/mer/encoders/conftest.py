@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from mer.data.corpus import CorpusInfo, Utterance
@@ -24,6 +23,7 @@ TEXTS = ("tôi yêu em", "hôm nay trời đẹp quá và tôi rất vui", "khô
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[CorpusInfo, list[Utterance]]:
     """Four utterances with audio and text, a fifth with neither."""
+    soundfile = pytest.importorskip("soundfile")
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     found = []

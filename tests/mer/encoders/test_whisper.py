@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from mer.batch import Sequence
 from mer.data.audio import AudioClip
 from mer.errors import UserError
+
+soundfile = pytest.importorskip("soundfile")
 
 POSITIONS = 150  # windows of 3 s: everything else is Whisper's
 
