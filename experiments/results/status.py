@@ -27,7 +27,7 @@ def status(folder: str) -> dict[str, Any]:
         if _has(inner, "trials.parquet"):
             runs[name] = _run(inner, ledger)
     snapshot = ledger.refresh()
-    if not runs and not len(snapshot):
+    if not runs and not len(snapshot) and FOLDER not in store.folders(""):  # there is one once a run has begun
         raise UserError(
             "neither a run nor a results folder",
             where=text,

@@ -215,3 +215,9 @@ def test_status_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_results_folder_has_a_status_before_its_first_trial_is_on_record(small_plan: Any, tmp_path: Path) -> None:
+    declare(small_plan(), Ledger(str(tmp_path)))
+    found = status(str(tmp_path))
+    assert (found["runs"], found["ledger"]["trials"]) == ({}, 0)
