@@ -202,7 +202,7 @@ def _explained(ledger: Ledger) -> Iterator[None]:
     """What the operating system says of the results folder, without a traceback."""
     try:
         yield
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise UserError(f"the run cannot go on: {one_line(error)}", where=ledger.store.root, hint=SAFE) from error
 
 
