@@ -92,7 +92,8 @@ def on_host(packed: Layout, flags: Tensor) -> tuple[Layout, Tensor]:
         return packed, flags
     places = torch.stack([packed.dialogue, packed.first, packed.last, packed.speaker], dim=1)
     found = torch.cat([places, flags.long()], dim=1).cpu()
-    return Layout(*found[:, :4].unbind(1), time=packed.time), found[:, 4:].bool()
+    dialogue, first, last, speaker = found[:, :4].unbind(1)
+    return Layout(dialogue, first, last, speaker, packed.time), found[:, 4:].bool()
 
 
 def window_edges(packed: Layout, past: int | None = 10, future: int | None = 10, heard: Tensor | None = None) -> Edges:

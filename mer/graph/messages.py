@@ -53,12 +53,14 @@ def adjacency(
     slot = edges.relation * nodes + edges.index[1]
     bounds = torch.zeros(nodes + 1, dtype=torch.long, device=value.device)
     torch.cumsum(torch.bincount(edges.index[0], minlength=nodes), 0, out=bounds[1:])
-    parts = (edges.bounds, edges.index[0], value), (bounds, slot[order], value[order])
-    forward, backward = (
-        torch.sparse_csr_tensor(*(x.to(device, non_blocking=True) for x in part), shape, check_invariants=False)
-        for part, shape in zip(parts, ((rows, nodes), (nodes, rows)), strict=True)
-    )
+    forward = _sparse(edges.bounds, edges.index[0], value, (rows, nodes), device)
+    backward = _sparse(bounds, slot[order], value[order], (nodes, rows), device)
     return Adjacency(forward, backward)
+
+
+def _sparse(bounds: Tensor, columns: Tensor, value: Tensor, shape: tuple[int, int], device: torch.device) -> Tensor:
+    bounds, columns, value = (x.to(device, non_blocking=True) for x in (bounds, columns, value))
+    return torch.sparse_csr_tensor(bounds, columns, value, shape, check_invariants=False)
 
 
 class _Product(torch.autograd.Function):
