@@ -24,7 +24,7 @@ Data = Mapping[str, Any]
 Confirmed = Mapping[str, Mapping[str, int]]
 """Corpus name to cell (`base`) to the number of its confirm results."""
 
-BUDGET = ("training", "optimizer", "schedule")
+BUDGET = ("training", "optimizer", "schedule", "replica")
 """Parts of a recipe that say how long and how a cell is trained, not what it is."""
 
 NEW_CORPORA = "new corpora"
@@ -97,8 +97,20 @@ def cell_keys(recipe: Data, hypers: Sequence[Data]) -> dict[str, str]:
     return {
         "base": base_of(recipe, tuned),
         "key": digest(canonical([whole, ranges])),
-        "like": digest(canonical({name: part for name, part in whole.items() if name not in BUDGET})),
+        "like": digest(canonical(_kind(whole))),
     }
+
+
+def _kind(whole: Data) -> dict[str, Any]:
+    """What a cell is, without its budget and without fields that its sampler or loss does not read: a field that
+    changes nothing makes no other cell."""
+    found = {name: part for name, part in whole.items() if name not in BUDGET}
+    if found.get("sampler", {}).get("name", "plain") == "plain":
+        found.pop("sampler", None)
+    if found.get("loss", {}).get("name", "cross_entropy") == "cross_entropy":
+        loss = {name: value for name, value in found.pop("loss", {}).items() if name not in ("name", "gamma")}
+        found |= {"loss": loss} if loss else {}
+    return found
 
 
 def base_of(recipe: Data, tuned: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ import yaml
 
 from experiments.results.declared import FOLDER, declare, read_chain, standing_of
 from experiments.results.ledger import Ledger
-from experiments.results.standing import Standing, contrast_key
+from experiments.results.standing import Standing, cell_keys, contrast_key
 from experiments.results.status import status
 from experiments.schedule.fake import MakeFake
 from experiments.schedule.inline import run_inline
@@ -458,3 +458,16 @@ def test_two_folders_that_both_ran_are_joined_without_a_mark(small_plan: MakePla
     shutil.copytree(elsewhere / "ledger", here / "ledger", dirs_exist_ok=True)
     found = stands(other, here)
     assert (found.post_hoc, found.declared, found.marks) == ((False,), 2, ())
+
+
+def test_a_field_that_changes_nothing_makes_no_other_cell() -> None:
+    """Else a space under a new name with `--set sampler.alpha=0.1` would stand as if nothing had been seen."""
+    recipe: dict[str, Any] = {"encoders": {"text": {"name": "words"}}, "fusion": {"name": "concat"}}
+    plain = cell_keys(recipe, [])["like"]
+    for more in ({"sampler": {"alpha": 0.1}}, {"loss": {"gamma": 3.0}}, {"replica": 2}, {"training": {"epochs": 3}}):
+        assert cell_keys({**recipe, **more}, [])["like"] == plain, more
+    for more in (
+        {"sampler": {"name": "mixed_length", "alpha": 0.1}}, {"loss": {"name": "focal"}}, {"loss": {"label_smoothing": 0.1}},
+        {"fusion": {"name": "gated"}},
+    ):  # fmt: skip
+        assert cell_keys({**recipe, **more}, [])["like"] != plain, more
