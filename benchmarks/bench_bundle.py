@@ -36,14 +36,18 @@ FRAMES = {"vectors": {"text": (1, 1), "audio": (1, 1)}, "frames": {"text": (4, 1
 SIZES = {"train": 256, "valid": 64, "test": 8}
 
 
-def make_corpus(folder: Path, frames: dict[str, tuple[int, int]]) -> Corpus:
+def make_corpus(folder: Path, frames: dict[str, tuple[int, int]], turns: int = 0) -> Corpus:
+    """turns: of a dialogue, between two speakers; 0: no dialogues."""
     rng = np.random.default_rng(0)
     lines: dict[str, list[str]] = {split: [] for split in SIZES}
     arrays: dict[str, list[np.ndarray]] = {name: [] for name in frames}
     row = 0
     for split, size in SIZES.items():
         for number in range(size):
-            entry = {"utterance_id": f"{split}{number}", "speaker_id": split, "row": row}
+            entry: dict[str, Any] = {"utterance_id": f"{split}{number}", "speaker_id": split, "row": row}
+            if turns:
+                said = {"dialogue_id": f"{split}{number // turns}", "turn": number % turns}
+                entry |= said | {"speaker_id": f"{split}{number % 2}"}
             lines[split].append(json.dumps({**entry, "transcript": "a b", "emotion": "abcd"[number % 4]}))
             for name, (low, high) in frames.items():
                 arrays[name].append(rng.normal(size=(rng.integers(low, high + 1), WIDTH)) + number % 4 * 0.2)

@@ -1,6 +1,8 @@
 """What a GPU makes of many small trainings: one trial at a time, packed, bundled, both; and extraction at full size.
 
-    python -m benchmarks.bench_gpu [--studies 32] [--utterances 256]
+    python -m benchmarks.bench_gpu [--studies 32] [--utterances 256] [--executor inline]
+
+`--executor inline` needs no Ray, and leaves out the rows that pack a device.
 
 Needs a CUDA device; says so and does nothing without one. Synthetic features (`bench_bundle`'s `frames`), one cell,
 `--studies` confirm trials of 10 epochs. A trial per GPU: `--gpus-per-trial 1`. Packed: shares by measured memory and
@@ -48,7 +50,9 @@ WAYS = {
 }
 
 
-def run(folder: Path, corpus: Path, fusion: str, studies: int, bundle: str, share: Any) -> tuple[float, float, float]:
+def run(
+    folder: Path, corpus: Path, fusion: str, studies: int, bundle: str, share: Any, executor: str
+) -> tuple[float, float, float]:
     """Trials per hour, utilisation, peak memory in MB."""
     file = folder / "gpu.yaml"
     file.write_text(SPACE.format(corpus=corpus, fusion=fusion, studies=studies, bundle=bundle), "utf-8")
@@ -58,7 +62,7 @@ def run(folder: Path, corpus: Path, fusion: str, studies: int, bundle: str, shar
         started = time.perf_counter()
         result = execute(
             make_plan(file), ledger, gpus_per_trial=share, progress=False, make_work=make_training_work,
-            say=lambda text: None,
+            executor=executor, say=lambda text: None,
         )  # fmt: skip
         took = time.perf_counter() - started
         table = ledger.refresh().table
@@ -106,6 +110,7 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=32)
     parser.add_argument("--fusions", nargs="+", default=["concat", "xattn", "bilstm_attn"])
     parser.add_argument("--utterances", type=int, default=256)
+    parser.add_argument("--executor", choices=("ray", "inline"), default="ray", help="inline needs no Ray")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing was measured", file=sys.stderr)
@@ -120,7 +125,9 @@ def main() -> int:
         for fusion in args.fusions:
             base = 0.0
             for way, (bundle, share) in WAYS.items():
-                rate, busy, peak = run(folder, folder / "corpus", fusion, args.studies, bundle, share)
+                if args.executor == "inline" and share == "auto":
+                    continue
+                rate, busy, peak = run(folder, folder / "corpus", fusion, args.studies, bundle, share, args.executor)
                 base = base or rate
                 print(
                     f"| {fusion} | {way} | {rate:,.0f} | {rate / base:.2f} | {100 * busy:.0f} % | {peak:.0f} |",

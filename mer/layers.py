@@ -88,7 +88,8 @@ class Noise(Dropout):
         if not self.active:
             return x
         device = x.device if self.generator is None else self.generator.device
-        noise = torch.randn(x.shape, generator=self.generator, device=device).to(x.device, x.dtype)
+        noise = torch.randn(x.shape, generator=self.generator, device=device)
+        noise = noise.to(x.device, x.dtype, non_blocking=True)
         return x + self.deviation * noise
 
     def extra_repr(self) -> str:
@@ -125,11 +126,11 @@ class Swap(Dropout):
         if not self.active:
             return own
         device = there.device if self.generator is None else self.generator.device
-        draws = torch.rand((2, len(there)), generator=self.generator, device=device).to(there.device)
-        members = there.nonzero().squeeze(1)
-        if not len(members):
-            return own
-        drawn = members[(draws[0] * len(members)).long().clamp(max=len(members) - 1)]
+        draws = torch.rand((2, len(there)), generator=self.generator, device=device)
+        draws = draws.to(there.device, non_blocking=True)
+        # Those that are there in front, however many: counting them on the host would mean waiting.
+        members, count = front(there.unsqueeze(0)).squeeze(0), there.sum()
+        drawn = members[(draws[0] * count).long().minimum(count - 1).clamp(min=0)]
         return torch.where(there & (draws[1] < self.share), drawn, own)
 
     def extra_repr(self) -> str:

@@ -291,9 +291,11 @@ def read_recipe(data: object, where: str, allow_outside: Iterable[str] | None = 
         where: what messages point to.
         allow_outside: `module:attr` of levels from outside; None: any, for data of the user's own plan.
 
-    >>> read_recipe('{"encoders": {"text": "words"}, "fusion": "subprocess:call"}', "config.json")
-    Traceback (most recent call last):
-    mer.errors.UserError: config.json: fusion names code from outside this project: 'subprocess:call'
+    >>> try:
+    ...     read_recipe('{"encoders": {"text": "words"}, "fusion": "subprocess:call"}', "config.json")
+    ... except UserError as error:
+    ...     print(error.problem)
+    fusion names code from outside this project: 'subprocess:call'
     """
     try:
         found = json.loads(data) if isinstance(data, str) else data

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "cluster": {"results", "space"},
     "schedule": {"protocol", "space", "results", "cluster", "slots"},
     "reporting": set[str](),
-    "analysis": {"slots"},
+    "analysis": {"results", "slots"},
 }
 EXCEPTIONS = {
     ("space/estimate.py", "protocol"),

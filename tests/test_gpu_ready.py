@@ -36,3 +36,31 @@ def test_the_gpu_tests_are_collected_without_them(bare: dict[str, str]) -> None:
     assert run.returncode == 0, run.stdout[-3000:]
     for file in ("tests/mer/data/test_ragged.py", "tests/mer/fusion/test_gpu.py", "tests/mer/test_gpu_training.py"):
         assert file in run.stdout
+
+
+@pytest.mark.slow
+def test_the_check_runs_without_them_and_a_row_that_fails_costs_no_other(bare: dict[str, str], tmp_path: Path) -> None:
+    script = ["sh", "benchmarks/gpu_check.sh", "--device", "cpu", "--tiny"]
+    bare["PYTHON"] = sys.executable
+    whole = subprocess.run(script, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    rows = [line for line in whole.stdout.splitlines() if line.startswith("| ")][1:]
+    assert not [line for line in rows if "failed" in line or "DIFFER" in line or "exit 1" in line], whole.stdout
+    hook = tmp_path / "sitecustomize.py"
+    hook.write_text(HIDE.replace("'ray'", "'ray', 'torchdiffeq'"), "utf-8")
+    broken = subprocess.run(
+        [*script, "--only", "none", "cadgl", "concat"], cwd=ROOT, env=bare, capture_output=True, text=True, check=False
+    )
+    assert broken.returncode == 1
+    found = [line for line in broken.stdout.splitlines() if line.startswith("| ")][1:]
+    assert len(found) == 3
+    assert [line.split(" |")[0] for line in found if "failed" in line] == ["| cadgl"]
+
+
+def test_without_a_gpu_it_says_so(bare: dict[str, str]) -> None:
+    bare["CUDA_VISIBLE_DEVICES"] = ""
+    for name in ("gpu_check", "bench_gpu"):
+        command = [sys.executable, "-m", f"benchmarks.{name}"]
+        run = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert "no CUDA device here" in run.stderr

@@ -9,6 +9,7 @@ files, resume states.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import getpass
 import io
@@ -26,8 +27,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from experiments.space.plan import Condition, Contrast, Plan, Tuning
+from mer.contracts.subjects import TABLES as TABLES_OF_LEVELS
 from mer.errors import UserError
 from mer.files import commit_folder, make_folder
+from mer.recipe import Recipe
 
 START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 NOTICE = (
@@ -70,8 +74,21 @@ _ZONES = re.compile(
 )
 
 
+_IP6 = re.compile(  # and the addresses of network cards
+    r"(?<![\w:.])(?:(?:[0-9a-f]{1,4}:){5,7}[0-9a-f]{1,4}|[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*::(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*)?)"
+    r"(?:%\w+)?(?![\w:])",
+    re.IGNORECASE,
+)
+_DAY = re.compile(  # dates that are not stamps, as ctime, logs and people write them
+    r"(?<![\w.-])(?:\d{4}[-/]\d\d?[-/]\d\d?(?!T\d\d:\d\d)|\d\d?[./]\d\d?[./]\d{4}|20\d{6}[T_-]?\d{6}Z?)(?![\d.-]*\d)"
+    r"|\b(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\w*,? +)?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\w* +\d\d?,?"
+    r"(?: +\d\d?:\d\d(?::\d\d)?)?(?: +\w{3,4})? +\d{4}\b"
+)
+_OFFSET = re.compile(r"\b(?:UTC|GMT) ?[+-] ?\d\d?(?::?\d\d)?\b")
+
 KINDS = (
-    (_URL, "address"), (_EMAIL, "email"), (_PATH, "path"), (_IP, "host"), (_COMMIT, "commit"), (_ZONES, "zone"),
+    (_URL, "address"), (_EMAIL, "email"), (_PATH, "path"), (_IP, "host"), (_IP6, "host"), (_COMMIT, "commit"),
+    (_ZONES, "zone"), (_OFFSET, "zone"), (_DAY, "date"),
 )  # fmt: skip
 
 
@@ -263,9 +280,27 @@ def _mask_for(runs: list[Path]) -> Mask:
         for text in _texts(run):
             users |= set(_HOME.findall(text)) | {match.partition("@")[0] for match in _EMAIL.findall(text)}
     hosts |= {part for name in hosts for part in _host_parts(name)}
-    keep = {name for name in hosts | users if len(name) > 1 and name.lower() not in GENERIC and not name.isdecimal()}
+    own = GENERIC | _own_words()
+    keep = {name for name in hosts | users if len(name) > 1 and name.lower() not in own and not name.isdecimal()}
     offset = dt.timedelta() if first is None else first - START
     return Mask(hosts & keep, (users & keep) - hosts, commits, offset)
+
+
+def _own_words() -> frozenset[str]:
+    """Words of recipes and settings: an account called `grace` must not rename what a table or a report reads."""
+    found: set[str] = set()
+    left: list[Any] = [Recipe.model_json_schema(), *(list(table) for table in TABLES_OF_LEVELS.values())]
+    while left:
+        part = left.pop()
+        if isinstance(part, Mapping):
+            found |= set(part)
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+        elif isinstance(part, str) and part.isidentifier():
+            found.add(part)
+    found |= {field.name for kind in (Plan, Tuning, Contrast, Condition) for field in dataclasses.fields(kind)}
+    return frozenset(word.lower() for word in found)
 
 
 def _host_parts(name: str) -> Iterator[str]:

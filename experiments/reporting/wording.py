@@ -45,7 +45,9 @@ def selection_rule(run: Run) -> str:
     epoch = f"the epoch with the best validation {metric}"
     counts = {ran(run, corpus, cell).draws for corpus in run.corpora for cell in run.chosen(corpus)}
     if not any(high for _, high in counts):
-        return f"Hyperparameters were fixed beforehand; test scores are of {epoch}, scored once."
+        when = "once, in the first study" if run.spec.tuning.get("once") else "once in each study"
+        values = f"drawn {when}, without selection" if any(run.spec.tuned.values()) else "fixed beforehand"
+        return f"Hyperparameters were {values}; test scores are of {epoch}, scored once."
     where = "once, in the first study" if run.spec.tuning.get("once") else "in every cell and study"
     sampler = {"sobol": "scrambled Sobol", "random": "random", "tpe": "TPE"}.get(
         str(run.spec.tuning.get("sampler", "sobol")), str(run.spec.tuning.get("sampler"))

@@ -366,17 +366,19 @@ def changed_corpora(plan: Plan, store: Store) -> list[str]:
 def standing_of(plan: Plan, chain: Chain, snapshot: Snapshot, first_result: str | None) -> Standing:
     """How a plan's claims stand. A plan that was never declared stands as if it were declared now."""
     mine = next((one for one in chain.declarations if one.id == plan.declaration), None)
+    data = plan_data(plan)
     if mine is None:
-        data = plan_data(plan)
         meant = meaning(data)
         same = [one for one in chain.of_space(plan.space) if meaning(one.plan) == meant]
         mine = same[-1] if same else Declaration("", data, chain.heads, confirmed(snapshot, [*chain.plans(), data]))
+    mine = dataclasses.replace(mine, plan=data)  # means the same, but may be written in another order
     old = [
         dataclasses.replace(known, late=first_result is not None and known.time > first_result)
         for space, _, known, _ in sorted(chain.old, key=lambda one: one[2].time)
         if space == plan.space
     ]
-    found = standing(mine, chain.declarations, old)
+    ran = {name for name in pc.unique(snapshot.table["declaration"]).to_pylist() if name}
+    found = standing(mine, chain.declarations, old, ran)
     lost = [f"a declaration was lost: {name}" for name in chain.lost]
     return dataclasses.replace(found, marks=(*lost, *found.marks))
 

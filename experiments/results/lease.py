@@ -125,8 +125,9 @@ class Lease:
 
     def give_back(self) -> None:
         self._done.set()
-        if self._name:
+        if self._renewing.is_alive():
             self._renewing.join()
+        if self._name:
             with contextlib.suppress(OSError, UserError):
                 self.store.remove(f"{FOLDER}/{self._name}")
         self._holding = False

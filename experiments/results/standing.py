@@ -24,7 +24,7 @@ Data = Mapping[str, Any]
 Confirmed = Mapping[str, Mapping[str, int]]
 """Corpus name to cell (`base`) to the number of its confirm results."""
 
-BUDGET = ("training", "optimizer", "schedule")
+BUDGET = ("training", "optimizer", "schedule", "replica")
 """Parts of a recipe that say how long and how a cell is trained, not what it is."""
 
 NEW_CORPORA = "new corpora"
@@ -97,8 +97,20 @@ def cell_keys(recipe: Data, hypers: Sequence[Data]) -> dict[str, str]:
     return {
         "base": base_of(recipe, tuned),
         "key": digest(canonical([whole, ranges])),
-        "like": digest(canonical({name: part for name, part in whole.items() if name not in BUDGET})),
+        "like": digest(canonical(_kind(whole))),
     }
+
+
+def _kind(whole: Data) -> dict[str, Any]:
+    """What a cell is, without its budget and without fields that its sampler or loss does not read: a field that
+    changes nothing makes no other cell."""
+    found = {name: part for name, part in whole.items() if name not in BUDGET}
+    if found.get("sampler", {}).get("name", "plain") == "plain":
+        found.pop("sampler", None)
+    if found.get("loss", {}).get("name", "cross_entropy") == "cross_entropy":
+        loss = {name: value for name, value in found.pop("loss", {}).items() if name not in ("name", "gamma")}
+        found |= {"loss": loss} if loss else {}
+    return found
 
 
 def base_of(recipe: Data, tuned: Iterable[str]) -> str:
@@ -165,8 +177,8 @@ def settings(plan: Data) -> dict[str, str]:
 
 
 def meaning(plan: Data) -> str:
-    """A digest of what a plan declares, whatever it is called and in whatever order it is written."""
-    cells = sorted([cell["corpus"], cell["key"]] for cell in plan["cells"] if "key" in cell)
+    """A digest of what a plan declares, in whatever order it is written."""
+    cells = sorted([*_called(cell), cell["key"]] for cell in plan["cells"] if "key" in cell)
     content = [plan["space"], cells, sorted(set(units(plan))), settings(plan), plan["studies"], plan["tuning"]["draws"]]
     return digest(canonical(content))
 
@@ -253,8 +265,11 @@ def newest(chain: Sequence[Declaration]) -> list[Declaration]:
 # ---- standing ------------------------------------------------------------------------------------------------
 
 
-def standing(mine: Declaration, chain: Sequence[Declaration], old: Sequence[Old] = ()) -> Standing:
-    """How a plan stands; `chain`: all declarations of the folder, its own among them, in order (`in_order`)."""
+def standing(
+    mine: Declaration, chain: Sequence[Declaration], old: Sequence[Old] = (), ran: Iterable[str] = ()
+) -> Standing:
+    """How a plan stands; `chain`: all declarations of the folder, its own among them, in order (`in_order`); `ran`:
+    the ids of those that trials on record were run under."""
     whole = chain if any(one.id == mine.id for one in chain) else [*chain, mine]
     chain = [one for one in whole if one.plan]
     corpora = _Corpora(one.plan for one in chain)
@@ -270,7 +285,8 @@ def standing(mine: Declaration, chain: Sequence[Declaration], old: Sequence[Old]
         return sum(count for (place, _), count in found.items() if places[place] >= 2)
 
     looks = {one.id: look(one) for one in question}
-    early = [one for one in question if not looks[one.id]]
+    apart = _apart(whole, frozenset(ran))
+    early = [one for one in question if not looks[one.id] and one.id not in apart]
     timely = [one for one in old if not one.late]
     unit_of = {one.id: units(one.plan) for one in question}
     first: dict[str, str] = {}
@@ -278,7 +294,7 @@ def standing(mine: Declaration, chain: Sequence[Declaration], old: Sequence[Old]
         for unit in unit_of[one.id]:
             first.setdefault(unit, one.time)
     in_time = {unit for one in early for unit in unit_of[one.id]}
-    own, names = unit_of[mine.id], [contrast_key(contrast) for contrast in mine.plan["contrasts"]]
+    own, names = units(mine.plan), [contrast_key(contrast) for contrast in mine.plan["contrasts"]]
     for unit, name in zip(own, names, strict=True):
         for known in old:
             if name in known.contrasts:
@@ -289,6 +305,8 @@ def standing(mine: Declaration, chain: Sequence[Declaration], old: Sequence[Old]
     gone_late = {name for known in old for name in known.contrasts} - set(names)
     reference = newest(early)
     marks, metric_late = _changes(mine, reference, timely)
+    if any(one.id in apart for one in question):
+        marks.append("a declaration knows of no run here and no run knows of it: it does not count as made in time")
     outside = [one for one in chain if one not in question and _shares_corpus(one, mine, corpora)]
     metric = metric_key(mine.plan)
     times = [one.time for one in question if metric_key(one.plan) == metric]
@@ -309,6 +327,14 @@ def standing(mine: Declaration, chain: Sequence[Declaration], old: Sequence[Old]
         others=len({one.plan["space"] for one in outside}),
         other_units=len({unit for one in outside for unit in units(one.plan)}),
     )
+
+
+def _apart(chain: Sequence[Declaration], ran: frozenset[str]) -> set[str]:
+    """Declarations that came neither before nor after one that was run, such as those copied from another folder."""
+    by_id = {one.id: one for one in chain}
+    before = {one.id: {one.id, *ancestors(one, by_id)} for one in chain}
+    proven: set[str] = set().union(*(before.get(name, set()) for name in ran))
+    return {name for name, known in before.items() if name not in proven and not known & ran} if proven else set()
 
 
 def _seen(chain: Sequence[Declaration], corpora: _Corpora) -> dict[str, dict[tuple[str, str], int]]:
@@ -348,6 +374,9 @@ def _changes(mine: Declaration, reference: Sequence[Declaration], old: Sequence[
         declared = [known[name] for known in before]
         if declared and value not in declared:
             marks.append(f"{name}: {value or 'none'} (declared: {' or '.join(dict.fromkeys(declared))})")
+    renamed = _other_meaning(mine, reference)
+    if renamed:
+        marks.append(f"what is called {', '.join(renamed)}: it was declared as something else")
     for name, count, known in (
         ("studies", mine.plan["studies"], [*(one.plan["studies"] for one in reference), *(one.studies for one in old)]),
         (
@@ -359,6 +388,20 @@ def _changes(mine: Declaration, reference: Sequence[Declaration], old: Sequence[
         if count != max(known):
             marks.append(f"{'more' if count > max(known) else 'fewer'} {name}: {count} (declared: {max(known)})")
     return marks, metric_late
+
+
+def _called(cell: Data) -> tuple[str, str]:
+    """What people call a cell, in whatever order its factors are written."""
+    return cell["corpus"], canonical(cell["levels"])
+
+
+def _other_meaning(mine: Declaration, reference: Sequence[Declaration]) -> list[str]:
+    """Cells of a plan whose name meant another cell when it was declared in time."""
+    known: dict[tuple[str, str], set[str]] = {}
+    for cell in (cell for one in reference for cell in one.plan["cells"] if "like" in cell):
+        known.setdefault(_called(cell), set()).add(cell["like"])
+    cells = [cell for cell in mine.plan["cells"] if "like" in cell and _called(cell) in known]
+    return list(dict.fromkeys(cell["name"] for cell in cells if cell["like"] not in known[_called(cell)]))
 
 
 def _history(

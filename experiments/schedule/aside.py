@@ -8,6 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+WITHOUT = ", and the run goes on without: "
+
 
 class Aside:
     """Tries side outputs. Where one fails the run goes on without it, and says so, once."""
@@ -24,5 +26,10 @@ class Aside:
             if what not in self._failed:
                 self._failed.add(what)
                 with contextlib.suppress(Exception):
-                    self._say(f"{what}, and the run goes on without: {type(error).__name__}: {error}")
+                    self._say(f"{what}{WITHOUT}{type(error).__name__}: {error}")
             return None
+
+
+def what_failed(note: str) -> str:
+    """What a note is about."""
+    return note.partition(WITHOUT)[0]

@@ -87,11 +87,6 @@ def connect(address: str | None, *, workers: int | None = None, cpus: float = 1.
 
 
 def _join(ray: Any, address: str) -> None:
-    with contextlib.suppress(ImportError):  # a Ray that does not ask for a token by itself
-        from ray._private.authentication import authentication_token_setup as tokens
-
-        tokens.logger.setLevel(logging.ERROR)
-        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does
     try:
         with tempfile.TemporaryDirectory(prefix="mer-") as empty, importing_like_this_process(empty):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -211,8 +206,19 @@ def _running_here() -> tuple[str | None, str | None]:
             command = process.cmdline()
             if _is_raylet_process(command) and f"--gcs-address={address}" in " ".join(command).split(" "):
                 owners.add((process.uids().effective, process.username()))
+                if process.uids().effective == os.geteuid() and process.environ().get("RAY_AUTH_MODE") == "token":
+                    _bring_token()
     mine = [owner for owner in owners if owner[0] == os.geteuid()]
     return (address if owners else None), (None if mine or not owners else min(owners)[1])
+
+
+def _bring_token() -> None:
+    """`ray start` asks for the token in the home folder where there is one, also where no variable says so."""
+    with contextlib.suppress(ImportError):  # a Ray that does so only where the variable is set
+        from ray._private.authentication import authentication_token_setup as tokens
+
+        tokens.logger.setLevel(logging.ERROR)
+        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def gpu_share(asked: float | str | None, say: Callable[[str], None]) -> float | None:

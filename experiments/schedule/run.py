@@ -202,7 +202,7 @@ def _explained(ledger: Ledger) -> Iterator[None]:
     """What the operating system says of the results folder, without a traceback."""
     try:
         yield
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise UserError(f"the run cannot go on: {one_line(error)}", where=ledger.store.root, hint=SAFE) from error
 
 
@@ -231,6 +231,8 @@ class Running:
     aside: Aside
     say: Callable[[str], None]
     interrupt: Interrupt
+    said: int = 0
+    """How many of the session's notes."""
 
     def tell(self, vital: Mapping[str, At]) -> None:
         """Said often: which worker is where."""
@@ -241,9 +243,9 @@ class Running:
         self._say_notes()
 
     def _say_notes(self) -> None:
-        notes, self.session.notes[:] = list(self.session.notes), []
-        for note in notes:
-            self.aside(note, partial(self.say, f"note: {note}"))
+        for note in self.session.notes[self.said :]:
+            self.say(f"note: {note}")
+        self.said = len(self.session.notes)
 
     def inline(self) -> None:
         from experiments.schedule.inline import run_inline

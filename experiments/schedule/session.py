@@ -28,7 +28,7 @@ from experiments.protocol.state import State
 from experiments.results.decisions import DecisionLog
 from experiments.results.ledger import Ledger
 from experiments.schedule import states
-from experiments.schedule.aside import Aside
+from experiments.schedule.aside import Aside, what_failed
 from experiments.schedule.deciding import decision_row
 from experiments.schedule.knowledge import Knowledge
 from experiments.schedule.naming import Names
@@ -295,7 +295,8 @@ class Session:
 
     def _outcome(self, worker: str, outcome: Outcome) -> None:
         order = outcome.order
-        self.notes += [note for note in outcome.notes if note not in self.notes]
+        known = {what_failed(note) for note in self.notes}  # several workers may say the same of other files
+        self.notes += [note for note in outcome.notes if what_failed(note) not in known]
         self.tally.trained_s += outcome.trained_s
         if outcome.ended in (Ended.REACHED, Ended.COMMITTED):
             self._progress(worker, outcome)

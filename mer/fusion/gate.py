@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import torch
@@ -83,6 +82,9 @@ class AdaptiveGate(nn.Module):
     Returns the fused `Sequence` and the weights `[B, M, D]` in the order of `modalities`.
     """
 
+    left: Tensor
+    right: Tensor
+
     def __init__(
         self,
         modalities: tuple[str, ...],
@@ -104,6 +106,10 @@ class AdaptiveGate(nn.Module):
         self.others = tuple(name for name in modalities if name != self.anchor)
         self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in modalities})
         count, parts = len(modalities), len(modalities) + len(modalities) * (len(modalities) - 1)
+        # All pairs i < j, on the device from the start: lists would be copied there each time, and waited for.
+        left, right = torch.triu_indices(count, count, 1)
+        self.register_buffer("left", left, persistent=False)
+        self.register_buffer("right", right, persistent=False)
         self.mlp: nn.Sequential | None = None
         if gate != "none" and self.others:
             outputs = (count - 1) * (dim if gate == "vector" else 1)
@@ -126,9 +132,7 @@ class AdaptiveGate(nn.Module):
         count = pooled.shape[1]
         logits = pooled.new_zeros(pooled.shape)
         if self.mlp is not None:
-            # Slices: a list of indices would be copied to the device, and waited for.
-            pairs = list(itertools.combinations(pooled.unbind(1), 2))
-            left, right = (torch.stack(side, dim=1) for side in zip(*pairs, strict=True))
+            left, right = pooled[:, self.left], pooled[:, self.right]
             features = torch.cat([pooled, (left - right).abs(), left * right], dim=1)
             raw = self.mlp(features.flatten(1)).view(pooled.shape[0], count - 1, -1).expand(-1, -1, self.dim)
             logits = torch.cat([raw, torch.zeros_like(raw[:, :1])], dim=1)

@@ -17,7 +17,8 @@ def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: float) -> Tensor:
 
     Args:
         a, b: `[N, D]`, row i of each belongs to utterance i.
-        both: `[N]` bool; rows where a member is absent are neither anchors nor negatives.
+        both: `[N]` bool; rows where a member is absent are neither anchors nor negatives. Best on the host: it decides
+            a size.
         temperature: what the cosine similarities are divided by.
 
     Returns:
@@ -28,7 +29,8 @@ def info_nce(a: Tensor, b: Tensor, both: Tensor, temperature: float) -> Tensor:
     9.1e-05
     """
     with torch.autocast(a.device.type, enabled=False):
-        a, b = wide(a)[both], wide(b)[both]
+        rows = both.nonzero().squeeze(1).to(a.device, non_blocking=True)
+        a, b = wide(a)[rows], wide(b)[rows]
         if a.shape[0] < 2:
             return (a.sum() + b.sum()) * 0.0
         logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
@@ -45,7 +47,7 @@ def alignment_loss(views: Sequence[Tensor], available: Tensor, temperature: floa
 
     Args:
         views: M of `[N, D]`; rows of mean 0, so that a common offset is no similarity.
-        available: `[N, M]` bool.
+        available: `[N, M]` bool, best on the host.
 
     >>> x = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])
     >>> round(alignment_loss([x, x, -x], torch.tensor([[True, True, False]] * 2 + [[True] * 3]), 1.0).item(), 4)

@@ -46,7 +46,9 @@ class ModalityDrop(Dropout):
         rate = self.current()
         self.seen += 1
         device = self.generator.device if self.generator is not None else available.device
-        draws = torch.rand((3, *available.shape), generator=self.generator, device=device).to(available.device)
+        draws = torch.rand((3, *available.shape), generator=self.generator, device=device).to(
+            available.device, non_blocking=True
+        )
         # One available modality, uniformly chosen, is kept whatever happens to the others.
         chosen = torch.where(available, draws[0], -1.0).argmax(dim=1, keepdim=True)
         rates = draws[2][first] ** (1 / rate - 1) if rate > 0 else torch.zeros_like(draws[2])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mer.batch import Dialogues
+from mer.context import padded_places
 
 RELATIONS = ("past same", "past other", "future same", "future other")
 """Relation types, seen from the target: `past other` is something that another speaker said before."""
@@ -61,6 +62,9 @@ class Edges:
     def count(self) -> int:
         return self.relation.shape[0]
 
+    def to(self, device: torch.device) -> Edges:
+        return Edges(*(x.to(device, non_blocking=True) for x in (self.index, self.relation, self.bounds)))
+
 
 def layout(dialogues: Dialogues) -> Layout:
     """The layout of a batch whose rows are ordered by dialogue.
@@ -70,13 +74,26 @@ def layout(dialogues: Dialogues) -> Layout:
     >>> packed.first.tolist(), packed.last.tolist()
     ([0, 0, 2], [1, 1, 2])
     """
-    index = dialogues.index
-    _, counts = torch.unique_consecutive(index, return_counts=True)
-    end = counts.cumsum(0)
-    spread = torch.repeat_interleave(
-        torch.arange(counts.numel(), device=index.device), counts, output_size=index.numel()
-    )
-    return Layout(spread, (end - counts)[spread], (end - 1)[spread], dialogues.speaker, dialogues.turn)
+    dialogue, place = padded_places(dialogues.index)
+    nodes = torch.arange(len(dialogue), device=dialogue.device)
+    ends = torch.ones_like(dialogue, dtype=torch.bool)
+    ends[:-1] = dialogue[1:] != dialogue[:-1]
+    last = torch.where(ends, nodes, len(dialogue)).flip(0).cummin(0).values.flip(0)
+    return Layout(dialogue, nodes - place, last, dialogues.speaker, dialogues.turn)
+
+
+def on_host(packed: Layout, flags: Tensor) -> tuple[Layout, Tensor]:
+    """A layout and flags `[N, K]` where Python can look at them: one transfer, for which a step waits once.
+
+    How many edges there are decides the sizes of what follows, and who is heard decides how many there are. What is
+    found here goes to the device without waiting. Its `time` stays where it was.
+    """
+    if flags.device.type == "cpu":
+        return packed, flags
+    places = torch.stack([packed.dialogue, packed.first, packed.last, packed.speaker], dim=1)
+    found = torch.cat([places, flags.long()], dim=1).cpu()
+    dialogue, first, last, speaker = found[:, :4].unbind(1)
+    return Layout(dialogue, first, last, speaker, packed.time), found[:, 4:].bool()
 
 
 def window_edges(packed: Layout, past: int | None = 10, future: int | None = 10, heard: Tensor | None = None) -> Edges:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from mer.graph.edges import RELATIONS, Edges, Layout, window_edges
+from mer.graph.edges import RELATIONS, Edges, Layout, on_host, window_edges
 from mer.graph.similarity import SimilarityEdges, WeightedEdges
 from mer.layers import Dropout
 from mer.precision import wide
@@ -38,18 +38,29 @@ class Adjacency:
         return self.forward.shape[1]
 
 
-def adjacency(edges: Edges, nodes: int, dtype: torch.dtype = torch.float32) -> Adjacency:
-    """Both sparse matrices of a set of edges, each value 1 / (number of edges of its relation and target)."""
+def adjacency(
+    edges: Edges, nodes: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Adjacency:
+    """Both sparse matrices of a set of edges, each value 1 / (number of edges of its relation and target).
+
+    What they consist of is computed where the edges are, and then lies on `device`.
+    """
+    device = edges.bounds.device if device is None else device
     counts = edges.bounds.diff()
     value = torch.repeat_interleave(1.0 / counts.clamp(min=1).to(dtype), counts, output_size=edges.count)
     rows = counts.numel()
-    forward = torch.sparse_csr_tensor(edges.bounds, edges.index[0], value, (rows, nodes), check_invariants=False)
     order = torch.argsort(edges.index[0], stable=True)
     slot = edges.relation * nodes + edges.index[1]
     bounds = torch.zeros(nodes + 1, dtype=torch.long, device=value.device)
     torch.cumsum(torch.bincount(edges.index[0], minlength=nodes), 0, out=bounds[1:])
-    backward = torch.sparse_csr_tensor(bounds, slot[order], value[order], (nodes, rows), check_invariants=False)
+    forward = _sparse(edges.bounds, edges.index[0], value, (rows, nodes), device)
+    backward = _sparse(bounds, slot[order], value[order], (nodes, rows), device)
     return Adjacency(forward, backward)
+
+
+def _sparse(bounds: Tensor, columns: Tensor, value: Tensor, shape: tuple[int, int], device: torch.device) -> Tensor:
+    bounds, columns, value = (x.to(device, non_blocking=True) for x in (bounds, columns, value))
+    return torch.sparse_csr_tensor(bounds, columns, value, shape, check_invariants=False)
 
 
 class _Product(torch.autograd.Function):
@@ -106,6 +117,7 @@ class Graph:
 
     heard       `[N]` bool: who is heard; an utterance of which nothing is available has nothing to say
     similarity  None before they are found, and where learned edges are switched off
+    host        packed and heard where Python can look at them
     """
 
     packed: Layout
@@ -113,6 +125,7 @@ class Graph:
     edges: Edges
     matrix: Adjacency
     similarity: WeightedEdges | None = None
+    host: tuple[Layout, Tensor] | None = None
 
 
 class RelationalLayer(nn.Module):
@@ -172,16 +185,25 @@ class DialogueGraph(nn.Module):
         self.layers = nn.ModuleList(RelationalLayer(dim, dropout=dropout, similarity=similarity) for _ in range(layers))
         self.similarity = SimilarityEdges(dim, neighbours=neighbours, causal=future == 0) if similarity else None
 
-    def window(self, packed: Layout, heard: Tensor, dtype: torch.dtype) -> Graph:
-        """A batch's fixed edges, which do not depend on content. `dtype`: that of the sums, at least float32."""
-        edges = window_edges(packed, self.past, self.future, heard)
-        return Graph(packed, heard, edges, adjacency(edges, packed.size, dtype))
+    def window(
+        self, packed: Layout, heard: Tensor, dtype: torch.dtype, host: tuple[Layout, Tensor] | None = None
+    ) -> Graph:
+        """A batch's fixed edges, which do not depend on content. `dtype`: that of the sums, at least float32.
+
+        host: `packed` and `heard` on the host, where whoever calls has them.
+        """
+        if host is None:
+            known, flags = on_host(packed, heard.unsqueeze(1))
+            host = known, flags.squeeze(1)
+        edges = window_edges(host[0], self.past, self.future, host[1])
+        matrix = adjacency(edges, packed.size, dtype, heard.device)
+        return Graph(packed, heard, edges.to(heard.device), matrix, host=host)
 
     def complete(self, h: Tensor, graph: Graph) -> Graph:
         """Add the learned edges, which depend on the nodes' content."""
         if self.similarity is None:
             return graph
-        return replace(graph, similarity=self.similarity(h, graph.packed, graph.heard))
+        return replace(graph, similarity=self.similarity(h, *(graph.host or (graph.packed, graph.heard))))
 
     def forward(self, h: Tensor, graph: Graph) -> Tensor:
         for layer in self.layers:

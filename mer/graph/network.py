@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mer.graph.alignment import alignment_loss
 from mer.graph.drop import ModalityDrop
-from mer.graph.edges import Layout
+from mer.graph.edges import Layout, on_host
 from mer.graph.messages import DialogueGraph, Graph
 from mer.graph.ode import GraphODE
 from mer.graph.reconstruction import Reconstruction, reconstruction_loss
@@ -132,20 +132,26 @@ class DialogueNetwork(nn.Module):
         filled = self._filled(features, available)
         content = {name: self.encoders[name](normalised(self.noise(value))) for name, value in filled.items()}
         kept = self._kept(available, packed)
+        host, flags = on_host(packed, torch.cat([available, kept], dim=1))
+        there, seen = flags.chunk(2, dim=1)
         # Hiding never hides all of an utterance, so both views have the same window edges.
         heard = available.any(dim=1)
-        window = None if self.graph is None else self.graph.window(packed, heard, wide(self.absent).dtype)
+        window = (
+            None
+            if self.graph is None
+            else self.graph.window(packed, heard, wide(self.absent).dtype, (host, there.any(dim=1)))
+        )
         main = self._view(content, kept, packed, window)
         if not self.training:
             return Passes(main, None, kept)
         losses: dict[str, Tensor] = {}
         if self.reconstruction is not None:
             losses["reconstruction"] = self.settings.lambda_reconstruction * self._reconstruction_loss(
-                main, filled, available & ~kept
+                main, filled, there & ~seen
             )
         if self.aligned:
             views = [normalised(content[name]) for name in self.aligned]
-            loss = alignment_loss(views, available[:, self._own()], self.settings.temperature)
+            loss = alignment_loss(views, self._own(there), self.settings.temperature)
             losses["alignment"] = self.settings.lambda_alignment * loss
         full = self._view(content, available, packed, window) if self.settings.consistency else None
         return Passes(main, full, kept, losses)
@@ -161,14 +167,17 @@ class DialogueNetwork(nn.Module):
                 filled[name] = torch.where(available[:, column, None], value, value.new_zeros(()))
         return filled
 
-    def _own(self) -> list[int]:
-        """Columns of the modalities that are not guides."""
-        return [column for column, guide in enumerate(self.guided) if not guide]
+    def _own(self, flags: Tensor) -> Tensor:
+        """`[N, M]` -> the columns of the modalities that are not guides."""
+        return torch.stack([x for x, guide in zip(flags.unbind(1), self.guided, strict=True) if not guide], dim=1)
 
     def _kept(self, available: Tensor, packed: Layout) -> Tensor:
-        guided = torch.tensor(self.guided, device=available.device)
-        kept: Tensor = self.drop.keep(available & ~guided, packed.first)
-        return kept | (available & guided)
+        guides = torch.stack(
+            [x if guide else torch.zeros_like(x) for x, guide in zip(available.unbind(1), self.guided, strict=True)],
+            dim=1,
+        )
+        kept: Tensor = self.drop.keep(available & ~guides, packed.first)
+        return kept | guides
 
     def _slots(self, content: Mapping[str, Tensor], kept: Tensor) -> Tensor:
         """Per modality its content where kept, a learned token elsewhere, side by side."""
@@ -187,7 +196,7 @@ class DialogueNetwork(nn.Module):
         reconstructed: dict[str, Tensor] = {}
         if self.reconstruction is not None:
             reconstructed = self.reconstruction(state)
-            state = state + self.reconstruction.filling(reconstructed, self.encoders, kept[:, self._own()])
+            state = state + self.reconstruction.filling(reconstructed, self.encoders, self._own(kept))
         if self.ode is not None:
             since = packed.time - packed.time[packed.first] if self.settings.time == "given" else packed.rank
             state = self.ode(state, graph, since)

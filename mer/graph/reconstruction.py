@@ -62,13 +62,14 @@ def reconstruction_loss(imagined: Tensor, target: Tensor, dropped: Tensor) -> Te
     Args:
         imagined: `[N, D]`.
         target: `[N, D]`, what the batch really holds; no gradient flows into it.
-        dropped: `[N]` bool: observed, and artificially dropped.
+        dropped: `[N]` bool: observed, and artificially dropped. Best on the host: it decides a size.
 
     >>> reconstruction_loss(torch.zeros(2, 3), torch.full((2, 3), 2.0), torch.tensor([True, False])).item()
     1.5
     """
     with torch.autocast(imagined.device.type, enabled=False):
-        imagined, target = wide(imagined)[dropped], wide(target.detach())[dropped]
+        rows = dropped.nonzero().squeeze(1).to(imagined.device, non_blocking=True)
+        imagined, target = wide(imagined)[rows], wide(target.detach())[rows]
         if imagined.shape[0] == 0:
             return imagined.sum() * 0.0
         return F.smooth_l1_loss(imagined, target)

@@ -51,6 +51,7 @@ class SimilarityEdges(nn.Module):
         self.log_gamma = nn.Parameter(torch.tensor(10.0).log())
 
     def forward(self, h: Tensor, packed: Layout, heard: Tensor) -> WeightedEdges:
+        """`packed` and `heard` are best on the host (`mer.graph.edges.on_host`), wherever `h` is."""
         with torch.autocast(h.device.type, enabled=False):
             query = F.normalize(self.query(wide(h)), dim=-1)
             key = F.normalize(self.key(wide(h)), dim=-1)
@@ -68,16 +69,21 @@ class SimilarityEdges(nn.Module):
         """Sources and targets of the pairs to keep, and for each node the source that was pruned first (-1: none)."""
         cut = torch.full((packed.size,), -1, device=query.device)
         sources, targets = [], []
+
+        def send(x: Tensor) -> Tensor:
+            return x.to(query.device, non_blocking=True)
+
         for block in blocks(packed, self.chunk):
             source, target = pairs(packed, heard, causal=self.causal, targets=block)
-            score = (query[target] * key[source]).sum(-1)
-            # Similarities lie within [-1, 1], so one sort orders by target, then from most to least similar.
-            order = torch.argsort(target.double() * 4 - score.double())
-            source, target = source[order], target[order]
+            # Pairs come by target, so where each target's best will stand is known before anything is compared.
             counts = torch.bincount(target, minlength=packed.size)
             rank = torch.arange(target.numel(), device=target.device) - (counts.cumsum(0) - counts)[target]
-            first = rank == self.neighbours
-            cut[target[first]] = source[first]
-            sources.append(source[rank < self.neighbours])
-            targets.append(target[rank < self.neighbours])
+            first, best = (found.nonzero().squeeze(1) for found in (rank == self.neighbours, rank < self.neighbours))
+            source, whole = send(source), send(target)
+            score = (query[whole] * key[source]).sum(-1)
+            # Similarities lie within [-1, 1], so one sort orders by target, then from most to least similar.
+            source = source[torch.argsort(whole.double() * 4 - score.double())]
+            cut[send(target[first])] = source[send(first)]
+            sources.append(source[send(best)])
+            targets.append(send(target[best]))
         return torch.cat(sources), torch.cat(targets), cut

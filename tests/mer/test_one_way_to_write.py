@@ -31,11 +31,12 @@ ALLOWED = {
     "experiments/cli.py": "what is left for a closed standard output",
     "experiments/analysis/figures.py": "into a stream of replacing",
     "experiments/analysis/write.py": "into a building folder, for commit_folder",
-    "experiments/reporting/build.py": "into a building folder, which is synced and takes the old one's place",
+    "experiments/reporting/build.py": "into a building folder, for commit_folder",
+    "experiments/reporting/anonymous.py": "into a building folder, for commit_folder",
     "experiments/reporting/figures/style.py": "into memory",
     "experiments/schedule/training_work.py": "into memory",
     "experiments/schedule/pinning.py": "locks of this machine's workers",
-    "experiments/schedule/run.py": "a word on stderr, from a signal handler",
+    "experiments/schedule/interrupt.py": "a word on stderr, from a signal handler; what is left for a closed terminal",
 }
 
 

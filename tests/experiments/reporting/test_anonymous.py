@@ -161,3 +161,36 @@ def test_a_copy_is_refused_where_something_is_or_within_itself(make_run: Callabl
     with pytest.raises(UserError, match="neither a run nor"):
         anonymous_copy(tmp_path / "full", tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "run"]
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("[fe80::1ff:fe23:4567:890a]:6379", "[host1]:6379"),
+        ("2001:db8::1 and 02:42:ac:11:00:02", "host1 and host2"),
+        ("Fri Nov 27 08:15:02 2026", "date1"),
+        ("on 2026-11-27, 27.11.2026, 2026/11/27 and 20261127T081502", "on date1, date2, date3 and date4"),
+        ("Nov 27, 2026 (UTC+2)", "date1 (zone1)"),
+        *((kept, kept) for kept in ("torch 2026.1.1", "took 00:15:02", "tests/x.py::test_a", "std::vector", "lr 1e-3")),
+        ("at 2026-11-27T08:15:00", "at 2026-11-27T08:15:00+00:00"),
+    ],
+)
+def test_addresses_days_and_offsets_of_every_form(text: str, masked: str) -> None:
+    assert Mask().text(text) == masked
+
+
+@pytest.mark.parametrize("name", ["grace", "Max", "draws", "concat", "f0"])
+def test_an_account_that_is_called_like_a_setting_renames_none(
+    name: str, make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    source = make_run().folder
+    file = source / "space.yaml"
+    document = yaml.safe_load(file.read_text("utf-8"))
+    before = (document["tuning"], [cell["recipe"] for cell in document["cells"]])
+    document["notices"] = [f"features are in /home/{name}/x"]
+    file.write_text(yaml.safe_dump(document), "utf-8")
+    anonymous_copy(source, tmp_path / "copy")
+    text = (tmp_path / "copy" / "space.yaml").read_text("utf-8")
+    copied = yaml.safe_load(text)
+    assert f"/home/{name}" not in text
+    assert (copied["tuning"], [cell["recipe"] for cell in copied["cells"]]) == before

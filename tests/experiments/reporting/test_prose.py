@@ -230,3 +230,12 @@ def test_honest_spaces_of_one_folder_that_share_their_baseline_are_warned_of_not
         of_this_test = ("Synthetic", "Encoders with", "Other questions", "Some trials ran from a working tree")
         said = [line for line in warnings(run) if not line.startswith(of_this_test)]
         assert said == []
+
+
+def test_a_single_draw_from_a_range_was_not_fixed_beforehand(make_run: MakeRun) -> None:
+    run, fixed = make_run(draws=1), make_run(draws=1)
+    for one in (run, fixed):
+        one.trials = one.trials[one.trials["stage"] == "confirm"]
+    fixed.spec = dataclasses.replace(fixed.spec, tuned={})
+    assert "Hyperparameters were drawn once in each study, without selection" in protocol(run)
+    assert "Hyperparameters were fixed beforehand" in protocol(fixed)

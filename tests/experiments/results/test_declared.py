@@ -15,7 +15,7 @@ import yaml
 
 from experiments.results.declared import FOLDER, declare, read_chain, standing_of
 from experiments.results.ledger import Ledger
-from experiments.results.standing import Standing, contrast_key
+from experiments.results.standing import Standing, cell_keys, contrast_key
 from experiments.results.status import status
 from experiments.schedule.fake import MakeFake
 from experiments.schedule.inline import run_inline
@@ -401,3 +401,73 @@ def test_the_first_version_is_read_with_its_times(small_plan: MakePlan, tmp_path
     assert stands(several(small_plan, 2), tmp_path / "fresh").history == (
         "1. 2 contrasts, 2 studies, 1 draw, space small, alpha 0.05, root seed 0, epochs 2; before the first result",
     )
+
+
+# ---- where what is written and what was declared meet --------------------------------------------------------
+
+
+def test_the_order_of_contrasts_moves_no_mark(small_plan: MakePlan, tmp_path: Path) -> None:
+    """A plan that says the same in another order is not declared again; its marks are those of its own order."""
+    run(several(small_plan, 3, contrasts=(against("f1"), against("f2"))), tmp_path)
+    assert stands(several(small_plan, 3), tmp_path).post_hoc == (False, False, True)
+    turned = (against("f3"), against("f1"), against("f2"))
+    assert stands(several(small_plan, 3, contrasts=turned), tmp_path).post_hoc == (True, False, False)
+    twice = (*turned, Contrast("back", "demo", {"fusion=f0": 1.0, "fusion=f3": -1.0}, "ua"))
+    found = stands(several(small_plan, 3, contrasts=twice), tmp_path)
+    assert (found.post_hoc, found.declared, found.ever) == ((True, False, False, True), 2, 3)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_a_name_that_means_another_cell_is_marked_after_a_look_alone(
+    after: bool, small_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = several(small_plan, 3)
+    (run if after else stands)(plan, tmp_path)
+    swapped = {"f1": "f2", "f2": "f1"}
+    turned = dataclasses.replace(
+        plan,
+        cells=tuple(
+            dataclasses.replace(cell, levels={name: swapped.get(level, level) for name, level in cell.levels.items()})
+            for cell in plan.cells
+        ),
+    )
+    marked = stands(turned, tmp_path).marks
+    assert [mark.partition(":")[0] for mark in marked] == ["what is called fusion=f1, fusion=f2"] * after
+    assert stands(plan, tmp_path).marks == ()
+    cells = [dataclasses.replace(cell, levels={"new name": cell.name}) for cell in plan.cells]
+    assert stands(dataclasses.replace(plan, cells=tuple(cells)), tmp_path).marks == ()
+
+
+def test_a_declaration_that_was_made_elsewhere_is_not_in_time(small_plan: MakePlan, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    run(several(small_plan, 3, contrasts=(against("f1"),)), here)
+    forged = several(small_plan, 3, contrasts=(against("f2"),))
+    stands(forged, elsewhere)
+    for file in files(elsewhere):
+        shutil.copy(file, here / FOLDER)
+    found = stands(forged, here)
+    assert (found.post_hoc, found.declared, found.ever) == ((True,), 1, 2)
+    assert any("does not count as made in time" in mark for mark in found.marks)
+
+
+def test_two_folders_that_both_ran_are_joined_without_a_mark(small_plan: MakePlan, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    run(only(several(small_plan, 3), "f0", "f1"), here)
+    other = only(several(small_plan, 3), "f0", "f2")
+    run(other, elsewhere)
+    shutil.copytree(elsewhere / "ledger", here / "ledger", dirs_exist_ok=True)
+    found = stands(other, here)
+    assert (found.post_hoc, found.declared, found.marks) == ((False,), 2, ())
+
+
+def test_a_field_that_changes_nothing_makes_no_other_cell() -> None:
+    """Else a space under a new name with `--set sampler.alpha=0.1` would stand as if nothing had been seen."""
+    recipe: dict[str, Any] = {"encoders": {"text": {"name": "words"}}, "fusion": {"name": "concat"}}
+    plain = cell_keys(recipe, [])["like"]
+    for more in ({"sampler": {"alpha": 0.1}}, {"loss": {"gamma": 3.0}}, {"replica": 2}, {"training": {"epochs": 3}}):
+        assert cell_keys({**recipe, **more}, [])["like"] == plain, more
+    for more in (
+        {"sampler": {"name": "mixed_length", "alpha": 0.1}}, {"loss": {"name": "focal"}}, {"loss": {"label_smoothing": 0.1}},
+        {"fusion": {"name": "gated"}},
+    ):  # fmt: skip
+        assert cell_keys({**recipe, **more}, [])["like"] != plain, more

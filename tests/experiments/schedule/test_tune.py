@@ -109,7 +109,8 @@ def test_killed_workers_and_drivers_leave_the_same_tables(tmp_path: Path, undist
 
 
 @pytest.mark.slow
-def test_a_trial_that_kills_or_hangs_its_workers_fails_alone(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_a_trial_that_kills_or_hangs_its_workers_is_left_alone(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    """That says nothing of the trial: it stays missing, with the reason, and the next run takes it up again."""
     slots = undisturbed["trials"]
     confirms = [number for number, row in enumerate(slots) if row["stage"] == "confirm"]
     done = subprocess.run(
@@ -117,10 +118,43 @@ def test_a_trial_that_kills_or_hangs_its_workers_fails_alone(tmp_path: Path, und
     )
     assert done.returncode == 3, done.stderr
     rows = tables(tmp_path / "small")["trials"]
-    failed = [row for row in rows if row["status"] == "failed"]
-    assert [rows.index(row) for row in failed] == confirms[:2]
-    assert "3 workers were lost" in failed[0]["reason"]
-    assert "no sign of life" in failed[1]["reason"]
+    missing = [row for row in rows if row["status"] == "missing"]
+    assert [rows.index(row) for row in missing] == confirms[:2]
+    assert "3 workers were lost" in missing[0]["reason"]
+    assert "no sign of life" in missing[1]["reason"]
+    assert {row["status"] for row in rows} == {"complete", "pruned", "missing"}
+    assert subprocess.run(command(tmp_path, "ray")).returncode == 0
+    assert tables(tmp_path / "small") == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["OSError", "MemoryError", "ValueError"])
+def test_side_outputs_that_fail_in_workers_and_driver_neither_hang_a_run_nor_lose_a_slot(
+    error: str, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    """Event files cannot be written, energy cannot be read, and tables cannot be written on the way."""
+    (tmp_path / "boards").mkdir()
+    breaking = (
+        "from experiments.schedule import fake, run\n"
+        "run._boards = lambda *words: root + '/boards'\n"
+        "run.PUBLISH_EVERY_S = 0.0\n"
+        f"def broken(*words): raise {error}('broken')\n"
+        "run._Publisher.now_and_then = broken\n"
+        "class Unmeasured(fake.FakeWork):\n"
+        f"    def memory_mb(self): raise {error}('broken')\n"
+        "def make(specs):\n"
+        "    from experiments.schedule import tensorboard\n"
+        f"    def broken(*words): raise {error}('broken')\n"
+        "    tensorboard.Board.write = broken\n"
+        "    return Unmeasured(specs)\n"
+    )
+    words = command(tmp_path, "ray")
+    words[2] = words[2].replace("before = os.getcwd()\n", breaking + "before = os.getcwd()\n")
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tables(tmp_path / "small") == undisturbed
+    for what in ("curves for TensorBoard cannot be written", "memory cannot be read", "tables cannot be written on"):
+        assert done.stdout.count(what) == 1, done.stdout
 
 
 @pytest.mark.slow

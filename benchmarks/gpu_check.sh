@@ -1,0 +1,5 @@
+#!/bin/sh
+# One table of what a GPU makes of this project, within 8 minutes. Needs the wheels of torch, torch-geometric, torchdiffeq,
+# transformers, numpy, pandas, pyarrow, scipy, scikit-learn and pydantic; pytest for its last row.
+#     sh benchmarks/gpu_check.sh [--device cpu] [--tiny]
+cd "$(dirname "$0")/.." && exec timeout 480 "${PYTHON:-python3}" -m benchmarks.gpu_check "$@"
