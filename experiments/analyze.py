@@ -13,8 +13,8 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != he
 if (here.parent / "mer" / "recipe.py").exists():
     sys.path.insert(0, str(here.parent))
 
-from experiments.cli import main  # noqa: E402  (the path must be right first)
+from experiments.cli import script  # noqa: E402  (the path must be right first)
 
 if __name__ == "__main__":
     sys.argv.insert(1, "analyze")
-    sys.exit(main())
+    script()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import errno
 import io
 import os
@@ -64,6 +66,26 @@ def build_parser() -> argparse.ArgumentParser:
     for add in parser_builders():
         add(subparsers)
     return parser
+
+
+def script() -> None:
+    """Run as a program of its own. It leaves with its exit code as soon as Python's own end is done: what libraries in
+    C++ do after that (end threads that still run) has ended programs with 134 whose work was complete."""
+    code = [1]  # as Python's own, where an exception gets through
+    atexit.register(lambda: _leave(code[0]))  # registered first, so that it is done last
+    try:
+        code[0] = main()
+    except SystemExit as end:  # of argparse
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    sys.exit(code[0])
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the reader is gone, or it is closed
+            stream.flush()
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,4 +173,4 @@ def _here() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

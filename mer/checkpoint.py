@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import time
 import uuid
@@ -106,14 +108,11 @@ def save_checkpoint(folder: Path, model: Model, recipe: Recipe, info: CorpusInfo
     staging = folder.with_name(f"_{folder.name}.{uuid.uuid4().hex[:12]}")
     try:
         staging.mkdir()
-        save_file(tensors, staging / WEIGHTS)
         (staging / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
+        _save_weights(tensors, staging / WEIGHTS)
+        (staging / WEIGHTS).chmod((staging / CONFIG).stat().st_mode)  # whoever may read one may read the other
         write_sums(staging, FILES)
-        try:
-            commit_folder(staging, folder, replace=True)
-        except OSError:
-            if not (folder / SUMS).exists():
-                raise  # otherwise another process has written the same trial's at the same time
+        commit_folder(staging, folder, replace=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
@@ -150,6 +149,17 @@ def load_checkpoint(
     return Checkpoint(model.eval(), recipe, info, {key: value for key, value in config.items() if key not in known})
 
 
+def _save_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    """safetensors says what the operating system refused in words alone."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
 def _read(folder: Path, digests: Collection[str], patience: int = 20) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What the files say, once they are proven to be those that were written, and written together."""
     here = _identity(folder)
@@ -184,6 +194,10 @@ def _read(folder: Path, digests: Collection[str], patience: int = 20) -> tuple[d
             ) from None
         if isinstance(error, UserError):
             raise
+        if isinstance(error, PermissionError):
+            raise UserError(
+                "may not be read", where=str(error.filename or folder), expected="a file to read"
+            ) from error
         name = WEIGHTS if isinstance(error, SafetensorError) else CONFIG
         raise UserError(f"damaged checkpoint: {name}: {error}", where=str(folder)) from None
 

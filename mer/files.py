@@ -161,10 +161,17 @@ def commit_folder(building: Path, folder: Path, *, replace: bool = False) -> Non
     sync_tree(building)
     old = folder.with_name(f"_{folder.name}.{os.urandom(6).hex()}")
     try:
-        if replace:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(folder, old)
-        os.rename(building, folder)
+        while True:
+            if replace and not old.exists():
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(folder, old)
+            try:
+                os.rename(building, folder)
+                break
+            except OSError as error:
+                if not replace or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                shutil.rmtree(old, ignore_errors=True)  # another process has put its own there meanwhile
         sync_folder(folder.parent)
     finally:
         if old.exists() and not folder.exists():

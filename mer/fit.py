@@ -40,7 +40,7 @@ def fit(
     trainer = Trainer(recipe, data, streams, store=store, device=device)
     identity = f"{recipe.digest()} {data.info.name} {streams}"
     state_path = output.with_name(f"_{output.name}{STATE}")
-    make_folder(output.parent)
+    make_folder(output.parent / "tensorboard")
     if state_path.exists():
         saved = torch.load(state_path, map_location="cpu", weights_only=True)
         if saved["identity"] != identity:

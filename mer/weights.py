@@ -150,7 +150,7 @@ def _obtain(source: Source, load: Any, what: str) -> Any:
     first = str(reason).strip().split("\n")[0]
     at = f" at {source.revision[:12]}" if source.revision else ""
     raise UserError(
-        f"cannot load checkpoint {source.name!r}{at}: {what} is not to be had ({first}); tried {', then '.join(tried)}",
+        f"cannot load checkpoint {source.name!r}{at}: {what} is not available ({first}); tried {', then '.join(tried)}",
         hint="Download it where there is a network (`hf download "
         + source.name
         + (f" --revision {source.revision}" if source.revision else "")

@@ -173,9 +173,8 @@ def checklist(run: Run) -> list[tuple[str, str]]:
     n = run.own.loc[run.own["stage"] == "confirm", "study"].nunique()
     bars = (
         f"Yes. Error bars are {level} Student's t intervals of the mean over {count(n, 'study', 'studies')} (not "
-        f"standard deviations or standard errors). They capture {what_varies(run)}. They assume about normal study "
-        "means; "
-        f"they are symmetric{_beyond_range(run)}. Differences between cells are paired by "
+        f"standard deviations or standard errors). They capture {what_varies(run)}. They assume approximately "
+        f"normal study means; they are symmetric{_beyond_range(run)}. Differences between cells are paired by "
         "study and reported with their own intervals."
     )
     refused = [c for c in run.claims if c.verdict == "refused"]

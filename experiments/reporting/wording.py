@@ -79,7 +79,7 @@ def training_sentences(run: Run) -> list[str]:
     ranges = by_cell(run, lambda one: ", ".join(f"{path} {text}" for path, text in one.ranges.items()) or None)
     epochs = by_cell(run, lambda one: between(one.epochs) if one.epochs else None)
     found = [f"Tuned: {ranges}."] if ranges else []
-    return [*found, f"Confirmed trials trained for so many epochs: {epochs}."] if epochs else found
+    return [*found, f"Epochs of the confirmed trials: {epochs}."] if epochs else found
 
 
 def family_sentence(run: Run) -> str:

@@ -184,7 +184,7 @@ def make_demo(folder: Path | str, *, params: DemoParams = DemoParams()) -> Path:
     """Write a demo corpus: the same bytes for the same parameters. The folder appears whole or not at all."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("there is something in the way", where=str(folder), expected="a folder that does not exist")
+        raise UserError("something is already there", where=str(folder), expected="a folder that does not exist")
     make_folder(folder.parent)
     building = Path(tempfile.mkdtemp(prefix=f"_{folder.name}.", dir=folder.parent))
     try:

@@ -330,3 +330,19 @@ def test_a_locale_without_utf8_does_not_matter(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "Pr\\xfcfung \\xfc: neither a run nor a results folder" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_program_ends_with_its_own_code_whatever_libraries_do_at_the_end() -> None:
+    """A thread of a C++ library that still runs when the process ends has turned 0 into 134."""
+    code = (
+        "import ctypes, sys\n"
+        "c = ctypes.CDLL(None)\n"
+        "assert getattr(c, '__cxa_atexit')(ctypes.cast(c.abort, ctypes.c_void_p), None, None) == 0\n"
+        "from experiments.cli import script\n"
+        "sys.argv = ['mer', *sys.argv[1:]]\n"
+        "script()\n"
+    )
+    for command, expected in ((["--version"], 0), (["levels"], 0), (["levels", "nothing"], 2), (["nothing"], 2)):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == expected, done.stderr
+        assert done.stdout or done.stderr

@@ -200,19 +200,18 @@ def test_files_and_folder_are_synced_before_the_rename_and_the_parent_after(
     tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, str]] = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, rename = os.fsync, os.rename
 
     def synced(descriptor: int) -> None:
         seen.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
         fsync(descriptor)
 
-    def renamed(self: Path, target: Path) -> Path:
-        found = rename(self, target)
+    def renamed(source: Path, target: Path) -> None:
+        rename(source, target)
         seen.append(("rename", target.name))
-        return found
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(os, "rename", renamed)
     save(tmp_path / "models" / "model", tiny_corpus)
     at = seen.index(("rename", "model"))
     before, after = {name for what, name in seen[:at] if what == "sync"}, seen[at + 1 :]
@@ -248,20 +247,20 @@ def test_a_reader_sees_the_old_model_or_the_new_one_and_nothing_else(tiny_corpus
 def test_a_failed_write_leaves_the_old_model(
     at: str, folder: Path, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, rename = sums_digest(folder), Path.rename
+    before, rename = sums_digest(folder), os.rename
 
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    def full_for_the_new_one(self: Path, target: Path) -> Path:
-        if target == folder and load_file(self / WEIGHTS).keys() and sums_digest(self) != before:
+    def full_for_the_new_one(source: Path, target: Path) -> None:
+        if target == folder and load_file(source / WEIGHTS).keys() and sums_digest(source) != before:
             full()
-        return rename(self, target)
+        rename(source, target)
 
     if at == "write":
         monkeypatch.setattr(checkpoints, "save_file", full)
     else:
-        monkeypatch.setattr(Path, "rename", full_for_the_new_one)
+        monkeypatch.setattr(os, "rename", full_for_the_new_one)
     with pytest.raises(OSError, match="No space"):
         save(folder, tiny_corpus, seed=1)
     assert sums_digest(folder) == before

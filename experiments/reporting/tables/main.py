@@ -193,7 +193,7 @@ def main_table(run: Run, corpus: str) -> Table:
     if same:
         emphasis += (
             f" {SAME}: cannot be separated from the best (one-sided paired t tests against every other row, Holm over "
-            f"all pairs: the marked rows hold all of the best with {run.spec.level * 100:g} %)."
+            f"all pairs: with {run.spec.level * 100:g} % confidence, the best row is among the marked ones)."
         )
     notes.append(Note(emphasis))
     if baseline is not None:

@@ -63,7 +63,7 @@ def write_corpus(draft: Draft, folder: Path | str) -> Path:
 def refuse_full(folder: Path) -> None:
     """An existing folder with something in it is not written into."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("there is something in the way", where=str(folder), expected="a folder that does not exist")
+        raise UserError("something is already there", where=str(folder), expected="a folder that does not exist")
 
 
 def _write(draft: Draft, folder: Path, where: str) -> None:

@@ -64,7 +64,7 @@ def test_the_numbers_in_the_paragraph_are_those_of_the_tables(seed: int, make_ru
     assert found == ends(tune.groupby(["cell", "study"]).size())
     for cell, part in done.groupby("cell"):
         name = str(cell).removeprefix("fusion=")
-        sentence = text.split("for so many epochs: ")[1].split(".")[0]
+        sentence = text.split("Epochs of the confirmed trials: ")[1].split(".")[0]
         mine = [group for group in sentence.split("; ") if ":" not in group or name in group.split(":")[0]]
         assert [group.rpartition(": ")[2] for group in mine] == [ends(part["epochs"])]
     pruned = re.findall(r"(\d+) of (\d+) draws ended early", text)

@@ -467,7 +467,7 @@ def test_a_field_that_changes_nothing_makes_no_other_cell() -> None:
     for more in ({"sampler": {"alpha": 0.1}}, {"loss": {"gamma": 3.0}}, {"replica": 2}, {"training": {"epochs": 3}}):
         assert cell_keys({**recipe, **more}, [])["like"] == plain, more
     for more in (
-        {"sampler": {"name": "mixed_length", "alpha": 0.1}}, {"loss": {"name": "focal"}}, {"loss": {"label_smoothing": 0.1}},
-        {"fusion": {"name": "gated"}},
+        {"sampler": {"name": "mixed_length", "alpha": 0.1}}, {"loss": {"name": "focal"}},
+        {"loss": {"label_smoothing": 0.1}}, {"fusion": {"name": "gated"}},
     ):  # fmt: skip
         assert cell_keys({**recipe, **more}, [])["like"] != plain, more

@@ -78,7 +78,7 @@ def _make(folder: str) -> Path | None:
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="something in the way"):
+    with pytest.raises(UserError, match="something is already there"):
         make_demo(tmp_path / "full", params=SMALL)
     monkeypatch.setattr("numpy.save", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
     with pytest.raises(OSError, match="No space left"):

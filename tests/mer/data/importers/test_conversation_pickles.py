@@ -194,5 +194,5 @@ def test_what_labels_mean_must_be_said(tmp_path: Path) -> None:
 def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(UserError, match="something in the way"):
+    with pytest.raises(UserError, match="something is already there"):
         import_conversation(tmp_path / "a.pkl", tmp_path / "out")
