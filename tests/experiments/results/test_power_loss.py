@@ -72,7 +72,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 def command(plan: Plan, root: Path, busy: bool = True) -> dict[str, Any]:
     """What `mer run` does to a results folder, in this process; `busy`: with compactions and tables on the way."""
     ledger = Ledger(str(root))
-    declare(plan, ledger.store)
+    plan = declare(plan, ledger)
     session = Session(plan, ledger)
     ticks = 0
 
