@@ -159,7 +159,7 @@ def commit_folder(building: Path, folder: Path, *, replace: bool = False) -> Non
     replaced: a reader then sees the old one, none, or the new one, and never a mixture."""
     share_tree(building)
     sync_tree(building)
-    old = folder.with_name(f"_{folder.name}.{os.urandom(6).hex()}")
+    old = folder.with_name(f"_{os.urandom(6).hex()}.{folder.name}"[:255])
     try:
         while True:
             if replace and not old.exists():
@@ -174,9 +174,10 @@ def commit_folder(building: Path, folder: Path, *, replace: bool = False) -> Non
                 shutil.rmtree(old, ignore_errors=True)  # another process has put its own there meanwhile
         sync_folder(folder.parent)
     finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        if replace and old.exists():
+            if not folder.exists():
+                os.rename(old, folder)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:

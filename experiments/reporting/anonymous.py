@@ -9,7 +9,6 @@ files, resume states.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import getpass
 import io
@@ -27,7 +26,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from experiments.space.plan import Condition, Contrast, Plan, Tuning
 from mer.contracts.subjects import TABLES as TABLES_OF_LEVELS
 from mer.errors import UserError
 from mer.files import commit_folder, make_folder
@@ -42,6 +40,9 @@ LEFT_OUT = (
     "Left out: the ledger, TensorBoard's files, models. Kept as you wrote them: names of spaces, levels, corpora, "
     "speakers and modules of your own; look through them."
 )
+SETTINGS = ("tuning", "folds", "resources", "declared")
+"""Parts of space.yaml whose keys are this project's words."""
+
 TABLES = ("*.parquet", "predictions/*.parquet", "imported/*.parquet")
 
 GENERIC = frozenset(
@@ -280,16 +281,21 @@ def _mask_for(runs: list[Path]) -> Mask:
         for text in _texts(run):
             users |= set(_HOME.findall(text)) | {match.partition("@")[0] for match in _EMAIL.findall(text)}
     hosts |= {part for name in hosts for part in _host_parts(name)}
-    own = GENERIC | _own_words()
+    own = GENERIC | _own_words(runs)
     keep = {name for name in hosts | users if len(name) > 1 and name.lower() not in own and not name.isdecimal()}
     offset = dt.timedelta() if first is None else first - START
     return Mask(hosts & keep, (users & keep) - hosts, commits, offset)
 
 
-def _own_words() -> frozenset[str]:
+def _own_words(runs: Iterable[Path]) -> frozenset[str]:
     """Words of recipes and settings: an account called `grace` must not rename what a table or a report reads."""
     found: set[str] = set()
     left: list[Any] = [Recipe.model_json_schema(), *(list(table) for table in TABLES_OF_LEVELS.values())]
+    for run in runs:
+        document = yaml.safe_load((run / "space.yaml").read_text("utf-8"))
+        found |= set(document)
+        left += [list(document[name]) for name in SETTINGS if isinstance(document.get(name), Mapping)]
+        left += [list(one) for name in ("contrasts", "conditions") for one in document.get(name) or ()]
     while left:
         part = left.pop()
         if isinstance(part, Mapping):
@@ -299,7 +305,6 @@ def _own_words() -> frozenset[str]:
             left += part
         elif isinstance(part, str) and part.isidentifier():
             found.add(part)
-    found |= {field.name for kind in (Plan, Tuning, Contrast, Condition) for field in dataclasses.fields(kind)}
     return frozenset(word.lower() for word in found)
 
 

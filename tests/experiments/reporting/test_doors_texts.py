@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from matplotlib.text import Text
 
 from experiments.reporting.build import _safe, contents
 from experiments.reporting.figures.style import canvas, inline_svg, settle, styled, write
@@ -21,6 +20,7 @@ from experiments.reporting.run import Run
 from experiments.reporting.tables.latex import escape
 from mer.names import fault
 
+Text = pytest.importorskip("matplotlib.text").Text
 MakeRun = Callable[..., Run]
 
 NAMES = (

@@ -15,6 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+pytest.importorskip("ray")
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError
 
@@ -153,7 +155,7 @@ class Blocked:
     def block(self, reason: str) -> None:
         self.blocked = self.ending = reason
 
-    def lost(self, worker: str, why: str) -> None:
+    def lost(self, worker: str, why: str, *, blameless: bool = False) -> None:
         self.why = why
 
     def report(self, worker: str, outcomes: object) -> list[object]:

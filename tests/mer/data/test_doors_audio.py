@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mer.data.audio import AudioClip, duration, read_audio
 from tests.doors import refused, through
 
+soundfile = pytest.importorskip("soundfile")
 FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -110,10 +110,10 @@ def test_sessions_are_left_out_one_at_a_time(iemocap: str, tmp_path: Path) -> No
     assert set(scores["n"]) == {12}  # a session's two dialogues, each time
     per_trial = scores.groupby("trial")[["condition", "metric"]].apply(lambda rows: len(rows.drop_duplicates()))
     assert set(per_trial) == {15 * len(METRICS)}
-    shown = load_run(tmp_path / "results" / "cadgl_iemocap").tables["conditions"]
+    shown = load_run(tmp_path / "results" / plan.folder).tables["conditions"]
     assert {"average_incomplete", "average_all"} <= {column.key for column in shown.columns}
     tested = pd.concat(
-        pd.read_parquet(path) for path in (tmp_path / "results/cadgl_iemocap/predictions").glob("*.parquet")
+        pd.read_parquet(path) for path in (tmp_path / "results" / plan.folder / "predictions").glob("*.parquet")
     )
     where = tested.merge(scores[["trial", "fold"]].drop_duplicates(), on="trial")
     sessions = where["utterance"].str[:5]
