@@ -34,7 +34,11 @@ FOLLOWED_ELSEWHERE = {
 UNFENCED = {"cadgl"}
 """Pages with YAML that is indented, not fenced, and so not read."""
 
+BUDGET = {"mer run --space mine.yaml --budget 20s": "mer run --space mine.yaml --budget 20s || test $? = 3"}
+"""A run that its budget ends says with its exit code that trials are missing, as the page says."""
+
 SHORTENED = {
+    "first_hour": BUDGET,
     "README": {
         "source .venv/bin/activate": """
             mer data demo corpora/vnemos
@@ -43,9 +47,10 @@ SHORTENED = {
             mer run --space fusion_vn --data corpora/vnemos --budget 40s || test $? = 3
             ls results/fusion_vn/report/index.html
         """
-    }
+    },
 }
-"""The one block that is run for less long than a reader would, on the stand-in; by its first line."""
+"""Blocks that are run for less long than a reader would, on the stand-in, or that end with another code; by their first
+line."""
 
 
 def name(page: Path) -> str:
@@ -84,7 +89,7 @@ def test_slow_page(page: Path, tmp_path: Path, cache: dict[str, str]) -> None:
 @pytest.mark.skipif(not NEMO.is_dir(), reason="the corpus nEMO is not here (MER_NEMO names its folder)")
 def test_the_first_hour_on_real_speech(tmp_path: Path, cache: dict[str, str]) -> None:
     """The same page with nEMO in the place of the stand-in: 548 Polish recordings to train on."""
-    instead = {"mer data demo corpora/mine": f"mkdir -p corpora && cp -r {NEMO} corpora/mine"}
+    instead = {"mer data demo corpora/mine": f"mkdir -p corpora && cp -r {NEMO} corpora/mine", **BUDGET}
     Page(ROOT / "docs" / "first_hour.md", copy_checkout(tmp_path), cache, instead).follow()
     table = (tmp_path / "results" / "mine" / "report" / "tables" / "main.md").read_text("utf-8")
     assert "UA on nemo" in table
