@@ -62,15 +62,19 @@ class _Gone(Exception):
 
 
 class _Waiting:
-    """Patience with a listing that does not show yet what was written: at first none, `LISTED_S` in all."""
+    """Patience with a listing that does not show yet what was written: at first none, `LISTED_S` in all.
+
+    The last look begins after that time: one that began earlier may have spent it on a store that did not answer.
+    """
 
     def __init__(self) -> None:
-        self._deadline, self._pause = time.monotonic() + LISTED_S, 0.0
+        self._deadline, self._pause, self._last = time.monotonic() + LISTED_S, 0.0, False
 
     def goes_on(self) -> bool:
         """Wait a little; False when it was long enough."""
-        if time.monotonic() > self._deadline:
+        if self._last:
             return False
+        self._last = time.monotonic() > self._deadline
         time.sleep(self._pause)
         self._pause = min(2 * self._pause + 0.05, 5.0)
         return True
