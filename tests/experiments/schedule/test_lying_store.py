@@ -125,7 +125,7 @@ def lie(seed: int, truth: dict[str, Any]) -> None:
         assert set(snapshot) == {row["trial"] for row in truth["bucket/results/small/trials.parquet"]}, seed
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", [*range(30), 390])
 def test_no_row_is_lost_or_doubled(seed: int, truth: dict[str, Any]) -> None:
     lie(seed, truth)
 
