@@ -227,17 +227,23 @@ def test_a_colleague_goes_on_with_the_same_results(slurm: Any, spaces: Any) -> N
 
 
 def test_two_drivers_at_once_on_one_ledger(slurm: Any, spaces: Any) -> None:
-    """The same command by two people at the same time: each trial counts once, and both see the same table."""
+    """The same command by two people at the same time: one runs it, the other watches, and both see the same table."""
     spaces.gate.shut(but=2)
     threads = {}
     for user in ("anna", "ben"):
         command = mer("run", "both", "--executor inline")
         threads[user] = Background(lambda user=user, command=command: slurm.as_user("slurm", user, command))
-    slurm.until(lambda: len(list((spaces.gate.folder / "waiting").iterdir())) >= 2, "both at work",
-                lambda: all(thread.is_alive() for thread in threads.values()))  # fmt: skip
+    drivers = slurm.shared / "lab" / "both" / "_drivers"
+
+    def one_at_work() -> bool:
+        queue = [file for file in drivers.iterdir() if file.name[0] != "_"] if drivers.is_dir() else []
+        return len(queue) == 2 and any((spaces.gate.folder / "waiting").iterdir())
+
+    slurm.until(one_at_work, "one at work and the other waiting", lambda: all(t.goes_on() for t in threads.values()))
     spaces.gate.open()
-    for thread in threads.values():
-        assert "12 complete" in thread.end()
+    said = [thread.end() for thread in threads.values()]
+    assert all("12 complete" in text for text in said)
+    assert sum("another run is at work here" in text for text in said) == 1
     assert spaces.rows(slurm.shared / "lab" / "both", "small") == spaces.alone("small")
 
 
@@ -273,3 +279,9 @@ class Background(threading.Thread):
         if self.error is not None:
             raise self.error
         return self.said
+
+    def goes_on(self) -> bool:
+        """Does it? If it has ended with an error, that is raised."""
+        if self.error is not None:
+            raise self.error
+        return self.is_alive()
