@@ -208,9 +208,14 @@ def test_a_job_that_is_told_before_its_run_has_begun_requeues_itself(slurm: Any,
 # ---- a laboratory ----------------------------------------------------------------------------------------------
 
 
-def test_a_colleague_goes_on_with_the_same_results(slurm: Any, spaces: Any) -> None:
-    """Anna keeps everything to herself (umask 077), Ben nothing; the folder that they share is what counts."""
+@pytest.fixture(scope="module")
+def ben(slurm: Any) -> None:
+    """Another user, who keeps nothing to himself."""
     slurm.account("slurm", "ben", umask="022")
+
+
+def test_a_colleague_goes_on_with_the_same_results(slurm: Any, spaces: Any, ben: None) -> None:
+    """Anna keeps everything to herself (umask 077), Ben nothing; the folder that they share is what counts."""
     results = slurm.shared / "lab" / "first"
     before = finished(slurm, "first")
     said = completed(slurm, submit(slurm, "first", "--set", "studies=3", user="ben"), "ben")
@@ -226,7 +231,7 @@ def test_a_colleague_goes_on_with_the_same_results(slurm: Any, spaces: Any) -> N
     assert "Permission denied" in slurm.as_user("slurm", "ben", "ls /mnt/home/anna", check=False)
 
 
-def test_two_drivers_at_once_on_one_ledger(slurm: Any, spaces: Any) -> None:
+def test_two_drivers_at_once_on_one_ledger(slurm: Any, spaces: Any, ben: None) -> None:
     """The same command by two people at the same time: one runs it, the other watches, and both see the same table."""
     spaces.gate.shut(but=2)
     threads = {}
@@ -247,7 +252,7 @@ def test_two_drivers_at_once_on_one_ledger(slurm: Any, spaces: Any) -> None:
     assert spaces.rows(slurm.shared / "lab" / "both", "small") == spaces.alone("small")
 
 
-def test_features_are_extracted_once_for_the_laboratory(slurm: Any) -> None:
+def test_features_are_extracted_once_for_the_laboratory(slurm: Any, ben: None) -> None:
     build = "MER_FEATURES=/mnt/shared/lab/features ~/venv/bin/mer features build /mnt/shared/tiny --encoder text=words"
     first = slurm.as_user("slurm", "anna", build)
     second = slurm.as_user("slurm", "ben", build)
