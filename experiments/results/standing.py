@@ -24,7 +24,7 @@ Data = Mapping[str, Any]
 Confirmed = Mapping[str, Mapping[str, int]]
 """Corpus name to cell (`base`) to the number of its confirm results."""
 
-BUDGET = ("training", "optimizer", "schedule", "replica")
+BUDGET = ("training", "optimizer", "schedule")
 """Parts of a recipe that say how long and how a cell is trained, not what it is."""
 
 NEW_CORPORA = "new corpora"

@@ -24,11 +24,7 @@ def make_plan(cells: int = 3, studies: int = 2, draws: int = 4, epochs: int = 9,
             "demo",
             f"fusion=f{number}",
             {"fusion": f"f{number}"},
-            {
-                "encoders": {"audio": {"name": "features"}},
-                "training": {"epochs": epochs},
-                "projection": {"dim": 16 + number},
-            },
+            {"encoders": {"audio": {"name": "features"}}, "training": {"epochs": epochs}, "replica": number},
             tuning=f"t{number}",
         )
         for number in range(cells)

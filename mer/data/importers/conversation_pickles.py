@@ -237,7 +237,8 @@ def _speaker(value: Any, vid: Any, uid: str, where: str) -> str:
         session = session_of(Utterance(uid, value, "", "", dialogue=str(vid)))
         return f"{session or vid}_{value}" if value else str(vid)
     if not isinstance(value, int | float):
-        value = int(np.argmax(_vector(value, where))) if len(value) else ""
+        vector = _vector(value, where) if len(value) else np.empty(0)
+        value = int(np.argmax(vector)) if vector.size else ""  # [[]] holds nothing either
     return f"{vid}_speaker{value}"
 
 

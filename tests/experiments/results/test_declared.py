@@ -464,7 +464,7 @@ def test_a_field_that_changes_nothing_makes_no_other_cell() -> None:
     """Else a space under a new name with `--set sampler.alpha=0.1` would stand as if nothing had been seen."""
     recipe: dict[str, Any] = {"encoders": {"text": {"name": "words"}}, "fusion": {"name": "concat"}}
     plain = cell_keys(recipe, [])["like"]
-    for more in ({"sampler": {"alpha": 0.1}}, {"loss": {"gamma": 3.0}}, {"replica": 2}, {"training": {"epochs": 3}}):
+    for more in ({"sampler": {"alpha": 0.1}}, {"loss": {"gamma": 3.0}}, {"training": {"epochs": 3}}):
         assert cell_keys({**recipe, **more}, [])["like"] == plain, more
     for more in (
         {"sampler": {"name": "mixed_length", "alpha": 0.1}}, {"loss": {"name": "focal"}},

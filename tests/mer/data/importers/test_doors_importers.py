@@ -104,6 +104,7 @@ odd_values = values | st.sampled_from(
 @example(1, "turn", [[1, 2], [3]])
 @example(3, "turn", np.zeros((2, 2, 2)))
 @example(3, "turn", ["a", "b"])
+@example(1, "turn", [[]])
 @example(6, "turn", None)
 @example(7, "turn", ["a", "list"])
 @example(7, "part", [])
