@@ -91,8 +91,8 @@ class Fused:
     aux       for analysis: gates, modality weights, attention maps; each with B as its first dimension
     losses    auxiliary losses (scalars, already weighted) that the trainer adds to the classification loss
     second    in training: the same utterances seen in another way (other modalities hidden), of the same shape. It is
-              classified too, learns the labels alike, and is what `sequence` should agree with
-    agreement weight of that agreement (`mer.losses.disagreement` of `sequence` from `second`)
+              classified too, learns the labels alike, and may be what `sequence` should agree with
+    agreement weight of that agreement (`mer.losses.disagreement` of `sequence` from `second`); 0: they may differ
     """
 
     sequence: Sequence

@@ -104,7 +104,8 @@ class Model(nn.Module):
         losses, second = dict(fused.losses), None
         if fused.second is not None:
             second = self.classifier(self.context(self.pooling(fused.second), batch))
-            losses["consistency"] = fused.agreement * disagreement(logits, second)
+            if fused.agreement:
+                losses["consistency"] = fused.agreement * disagreement(logits, second)
         if not details:
             return Output(logits, {"fused": pooled}, {}, losses, second)
         described = modelled or projected

@@ -196,17 +196,17 @@ class BundleTrainer:
 
     # --- the arithmetic ----------------------------------------------------------------------------------------------
 
-    def _logits(self, weights: Mapping[str, Tensor], inputs: Inputs, drawn: Sequence[Tensor]) -> Tensor:
-        """`[k, B, C]`, of the skeleton in its present mode."""
+    def _logits(self, weights: Mapping[str, Tensor], inputs: Inputs, drawn: Sequence[Tensor]) -> list[Tensor]:
+        """`[k, B, C]`, of the skeleton in its present mode, and of its second view where it has one."""
 
-        def one(weights: Mapping[str, Tensor], inputs: Inputs, drawn: Sequence[Tensor]) -> Tensor:
+        def one(weights: Mapping[str, Tensor], inputs: Inputs, drawn: Sequence[Tensor]) -> list[Tensor]:
             self._supply.load(drawn)
             batch = Batch({name: batches.Sequence(*pair) for name, pair in inputs.items()})
-            logits: Tensor = functional_call(self._skeleton, dict(weights), (batch, False)).logits
-            return logits
+            output = functional_call(self._skeleton, dict(weights), (batch, False))
+            return [output.logits] if output.second is None else [output.logits, output.second]
 
         with autocast(self.device, self.recipe.training.precision):
-            found: Tensor = vmap(one)({**weights, **self.weights.constants}, inputs, list(drawn))
+            found: list[Tensor] = vmap(one)({**weights, **self.weights.constants}, inputs, list(drawn))
         return found
 
     def _losses(self, logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
@@ -253,7 +253,8 @@ class BundleTrainer:
                 labels, real = labels_of([m.train for m in members], rows, common.rows)
                 drawn = draw(self._sites, sizes, common, [m.generator for m in members], self.weights.flat.dtype)
                 loading += time.perf_counter() - before
-                each = self._losses(self._logits(leaves, inputs, drawn), labels, real)
+                views = self._logits(leaves, inputs, drawn)
+                each = torch.stack([self._losses(logits, labels, real) for logits in views]).mean(0)
                 # Accumulated batches weigh by their size, so that splitting a batch does not change the step.
                 shares = [
                     0.0 if own is None else len(own) / sum(map(len, group))
@@ -292,7 +293,7 @@ class BundleTrainer:
         for step in range(max(map(len, plans))):
             rows = [plan[step] if step < len(plan) else None for plan in plans]
             inputs, _, _ = together(splits, rows, available)
-            logits = self._logits(leaves, inputs, ())
+            (logits,) = self._logits(leaves, inputs, ())
             for i, own in enumerate(rows):
                 if own is not None:
                     found[i].append(logits[i, : len(own)].float())

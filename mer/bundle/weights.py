@@ -110,7 +110,7 @@ def receives_gradient(model: Model, batch: Batch) -> set[str]:
             f"this model cannot be bundled: it has losses of its own ({', '.join(output.losses)})",
             hint="They average over rows, and would see those that pad a member's batch. Train its trials one by one.",
         )
-    torch.autograd.backward(output.logits.sum())
+    torch.autograd.backward([view.sum() for view in (output.logits, output.second) if view is not None])
     found = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad(set_to_none=True)
     return found

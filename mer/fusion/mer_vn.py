@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mer.batch import Batch, Fused, Sequence
 from mer.errors import unknown
-from mer.fusion.base import Fusion, PairwiseAttention, Sequences, in_time
+from mer.fusion.base import Fusion, PairwiseAttention, Sequences, in_time, presence
 from mer.layers import Dropout, FeedForward, MaskedBiLSTM, TemporalConv, masked_mean, zeroed
 
 
@@ -28,10 +28,11 @@ class Xattn(Fusion):
         m alone:               x_m' = mean over n != m of MHA_nm(x_m, x_m, x_m)
         residual: true         x_m' = LN(x_m + ...)
 
-    The source's equation has no residual: an utterance with one modality would lose it. What the other modalities ask
-    of it is how the classifier knows it, so it asks this of itself. Raw values, which the classifier has never seen,
-    would mislead it. A recipe with one modality hands it on as it is. Behind `cls` pooling a modality's values are
-    read through the other one's first frame alone, so there a model trained without gaps knows nothing of the first.
+    The source does not say what becomes of an utterance with one modality, which nobody asks and nobody answers. Here
+    it asks itself what the others would ask of it. The classifier has to learn to read that, also where training has
+    no gaps: in training each utterance is seen twice, whole and with one of its modalities, taken in turn, and the
+    loss is the mean of both. `learn_alone: false` trains as the source does; then one modality alone is hardly read.
+    A recipe with one modality hands it on as it is.
 
     Shapes: `[B, T_m, D]` each `-> [B, sum T_m, D]`. In evaluation the attention maps come back.
     When to choose: the lightest interaction between sequences. `residual: true` trains more easily and keeps what the
@@ -43,6 +44,7 @@ class Xattn(Fusion):
         heads: attention heads.
         dropout: on attention weights.
         residual: add the modality itself, then normalise.
+        learn_alone: in training, see each utterance with one of its modalities too.
 
     >>> x = Sequence(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
     >>> y = Sequence(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool))
@@ -58,27 +60,46 @@ class Xattn(Fusion):
         heads: int = 4,
         dropout: float = 0.1,
         residual: bool = False,
+        learn_alone: bool = True,
     ) -> None:
         super().__init__(modalities, dim)
         self.attention = PairwiseAttention(modalities, dim, heads, dropout)
         self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in modalities}) if residual else None
         self.dropout = Dropout(dropout)
+        self.learn_alone = learn_alone
 
     def forward(self, batch: Batch) -> Fused:
         sequences = self.sequences(batch)
+        if len(sequences) == 1:
+            ((name, sequence),) = sequences.items()
+            return Fused(in_time({name: self._with(name, sequence, sequence.values)}))
         answers, answered, maps = self.attention(sequences, sequences, need_weights=not self.training)
-        fused = {}
-        for name, sequence in sequences.items():
-            answer = answers[name]
-            if len(sequences) > 1:
-                answer = torch.where(answered[name][:, None, None], answer, self.attention.alone(name, sequence))
-            answer = self.dropout(answer)
-            if self.norms is not None:
-                x = self.norms[name](sequence.values + answer)
-            else:
-                x = answer if len(sequences) > 1 else sequence.values
-            fused[name] = Sequence(zeroed(x, sequence.mask), sequence.mask)
-        return Fused(in_time(fused), maps)
+        own = {name: self.attention.alone(name, sequence) for name, sequence in sequences.items()}
+        heard = {name: torch.where(answered[name][:, None, None], answers[name], own[name]) for name in sequences}
+        fused = in_time({name: self._with(name, sequence, heard[name]) for name, sequence in sequences.items()})
+        second = None
+        if self.training and self.learn_alone:
+            second = in_time({name: self._with(name, one, own[name]) for name, one in one_left(sequences).items()})
+        return Fused(fused, maps, second=second)
+
+    def _with(self, name: str, sequence: Sequence, answer: Tensor) -> Sequence:
+        """What a modality becomes with the answer it got."""
+        answer = self.dropout(answer)
+        x = answer if self.norms is None else self.norms[name](sequence.values + answer)
+        return Sequence(zeroed(x, sequence.mask), sequence.mask)
+
+
+def one_left(sequences: Sequences) -> dict[str, Sequence]:
+    """Each utterance with one of the modalities it has, in turn: its first, the next one's second, and so on.
+
+    >>> x = Sequence(torch.ones(3, 2, 8), torch.ones(3, 2, dtype=torch.bool))
+    >>> {name: left.present.tolist() for name, left in one_left({"text": x, "audio": x}).items()}
+    {'text': [True, False, True], 'audio': [False, True, False]}
+    """
+    there = presence(sequences)
+    turn = torch.arange(len(there), device=there.device) % there.sum(1).clamp(min=1)
+    kept = there & (there.cumsum(1) == turn[:, None] + 1)
+    return {name: Sequence(s.values, s.mask & kept[:, m, None]) for m, (name, s) in enumerate(sequences.items())}
 
 
 class CrossBlock(nn.Module):

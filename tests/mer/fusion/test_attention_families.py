@@ -68,6 +68,24 @@ def test_xattn_alone_asks_itself_what_the_other_would_have_asked() -> None:
     torch.testing.assert_close(fused.values[1][fused.mask[1]], expected)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_xattn_learns_each_utterance_with_one_modality_too(residual: bool) -> None:
+    """What it learns from is what it would make of that modality alone, also where training has gaps."""
+    x = Batch({**batch(text=(5, 3, 0), audio=(7, 0, 0)).modalities, "visual": ragged((2, 2, 2), 3)})
+    module = Xattn(("text", "audio", "visual"), D, dropout=0.0, residual=residual)
+    kept = {"text": (5, 0, 0), "audio": (0, 0, 0), "visual": (0, 2, 2)}  # the first, of two the second, the only one
+    left = {
+        name: Sequence(s.values, s.mask & torch.tensor([[n > 0] for n in kept[name]]))
+        for name, s in x.modalities.items()
+    }
+    second, expected = module.train()(x).second, module.eval()(Batch(left)).sequence
+    assert second is not None
+    torch.testing.assert_close(second.mask, expected.mask)
+    torch.testing.assert_close(second.values, expected.values)
+    assert module.eval()(x).second is None
+    assert Xattn(("text", "audio", "visual"), D, learn_alone=False).train()(x).second is None
+
+
 def test_xattn_of_three_averages_over_the_present_others() -> None:
     x = Batch({**batch(audio=(7, 0, 6)).modalities, "visual": ragged((2, 2, 2), 3)})
     module = Xattn(("text", "audio", "visual"), D).eval()

@@ -1,4 +1,4 @@
-"""A model trained without gaps, scored with one modality left, against a model of that modality alone."""
+"""A model trained without gaps, scored with one modality left, is no worse than a model of that modality alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from mer.streams import streams
 from mer.training import Trainer
 
 SEEDS = range(3)
-SIZES = {"train": 160, "valid": 80, "test": 160}
+SIZES = {"train": 160, "valid": 80, "test": 800}
+MARGIN = 0.02
+"""Of accuracy, the same for all fusions and written down before any was scored on these sizes."""
 MODALITIES = ("text", "audio")
 
 
@@ -87,20 +89,18 @@ def alone(halves: Corpus, tmp_path_factory: pytest.TempPathFactory) -> np.ndarra
 
 
 @pytest.mark.parametrize(
-    ("fusion", "short"),
-    [
-        ("concat", 0.0),
-        ("cross_attention", 0.02),
-        ("bilstm_attn", 0.0),
-        ("tacfn", 0.0),
-        # Its equation hands on what others ask of a modality. Nobody asks, so how it was asked has to be guessed.
-        ("xattn", 0.11),
-        ({"name": "xattn", "residual": True}, 0.05),
-    ],
+    "fusion",
+    ["concat", "cross_attention", "bilstm_attn", "tacfn", "xattn", {"name": "xattn", "residual": True}],
     ids=str,
 )
-def test_about_as_good_as_the_modality_alone(
-    halves: Corpus, feature_store: FeatureStore, alone: np.ndarray, fusion: str | dict[str, object], short: float
+def test_no_worse_than_the_modality_alone(
+    halves: Corpus, feature_store: FeatureStore, alone: np.ndarray, fusion: str | dict[str, object]
 ) -> None:
     found = told(halves, feature_store, fusion, MODALITIES).mean(0)
-    assert (found >= alone - short).all(), (found, alone)
+    assert (found >= alone - MARGIN).all(), (found, alone)
+
+
+def test_without_learning_it_xattn_is_worse(halves: Corpus, feature_store: FeatureStore, alone: np.ndarray) -> None:
+    """So the test above finds it."""
+    found = told(halves, feature_store, {"name": "xattn", "learn_alone": False}, MODALITIES).mean(0)
+    assert (found < alone - MARGIN).any(), (found, alone)
