@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -31,12 +32,12 @@ def make_folder(folder: Path) -> Path:
     So a folder that a laboratory shares (`chmod g+rws`) stays shared below, whatever the umask of who writes. Each
     survives a power cut: what is written into it later would be lost with its name.
     """
-    if not folder.is_dir():
-        make_folder(folder.parent)
+    missing = itertools.takewhile(lambda path: not path.is_dir(), (folder, *folder.parents))
+    for path in reversed(list(missing)):
         with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            share(folder)
-        sync_folder(folder.parent)
+            path.mkdir()
+            share(path)
+        sync_folder(path.parent)
     return folder
 
 
