@@ -299,7 +299,8 @@ def _kinds(annotation: ast.expr) -> list[_Kind]:
     parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
     if name == "Literal":
         known = [ast.literal_eval(part) for part in parts]
-        return [(", ".join(map(str, known)), lambda value: any(type(value) is type(k) and value == k for k in known))]
+        words = " or ".join(", ".join(map(str, known)).rsplit(", ", 1))
+        return [(words, lambda value: any(type(value) is type(k) and value == k for k in known))]
     if name in ("Optional", "Union"):
         inner = [kind for part in parts for kind in _kinds(part)]
         return [*inner, _PLAIN["None"]] if name == "Optional" else inner
