@@ -131,6 +131,7 @@ def run_space(args: argparse.Namespace) -> int:
     from experiments.cluster.project import project_line
     from experiments.results.ledger import Ledger
     from experiments.schedule.aside import Aside
+    from experiments.space.checks import check_corpora
     from experiments.space.text import needs_yes
     from mer.storage import open_store
 
@@ -144,6 +145,7 @@ def run_space(args: argparse.Namespace) -> int:
     for notice in plan.notices:
         say(f"note: {notice}")
     check_weights(plan)
+    check_corpora(plan)
     from experiments.schedule.run import execute
 
     ledger = Ledger(open_store(args.results))

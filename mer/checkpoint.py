@@ -25,6 +25,7 @@ from mer.data.loading import prepare_split
 from mer.data.missing import availability
 from mer.data.store import FeatureStore
 from mer.data.store.shared import open_features
+from mer.encoders import WITHOUT_WEIGHTS, build_encoder
 from mer.errors import UserError
 from mer.evaluation import Predictions, predict
 from mer.files import SUMS, check_sums, commit_folder, make_folder, sums_digest, write_sums
@@ -139,12 +140,19 @@ def load_checkpoint(
     recipe = read_recipe(_stored_recipe(config, modalities, where), where, allow_outside)
     info = _stored_corpus(config, folder, where)
     try:
-        model = build_model(recipe, info, seed=0)
+        released = {
+            name: build_encoder(name, encoder, info)
+            for name, encoder in recipe.encoders.items()
+            if encoder.name not in WITHOUT_WEIGHTS
+        }
+        with torch.device("meta"):  # shapes alone: what the configuration claims takes memory only once it fits
+            _compare(build_model(recipe, info, 0, released), tensors, str(folder / WEIGHTS))
+        model = build_model(recipe, info, 0, released)
     except UserError:
         raise
     except Exception as error:  # what a level makes of options that nobody checked: whatever it is, they are wrong
         raise UserError(f"no model can be built from it: {type(error).__name__}: {error}", where=where) from error
-    _fill(model, tensors, str(folder / WEIGHTS))
+    model.load_state_dict(tensors)
     known = ("format", "mer", "recipe", "corpus", "random_weights")
     return Checkpoint(model.eval(), recipe, info, {key: value for key, value in config.items() if key not in known})
 
@@ -252,8 +260,8 @@ def _stored_corpus(config: dict[str, Any], folder: Path, where: str) -> CorpusIn
     return CorpusInfo(folder=folder, **{**{name: found[name] for name in kinds}, "labels": tuple(found["labels"])})
 
 
-def _fill(model: Model, tensors: dict[str, Tensor], where: str) -> None:
-    """Give a model its weights; every tensor must be there, and like the one that it replaces."""
+def _compare(model: Model, tensors: dict[str, Tensor], where: str) -> None:
+    """Refuse weights that are not a model's: every tensor must be there, and like the one that it replaces."""
     wanted = model.state_dict()
     for name in sorted({*wanted, *tensors}):
         if name not in tensors:
@@ -267,4 +275,3 @@ def _fill(model: Model, tensors: dict[str, Tensor], where: str) -> None:
                 where=where,
                 expected=f"{expected.dtype} of shape {tuple(expected.shape)}",
             )
-    model.load_state_dict(tensors)

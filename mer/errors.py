@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
 _ADDRESS = re.compile(r"((?<![a-z0-9+.-])(?!file:)[a-z][a-z0-9+.-]+:/{1,2})(\S+)", re.IGNORECASE)
@@ -103,7 +104,21 @@ def refuse_secrets(text: str, where: str | None = None) -> None:
 
 
 class UnfitMachine(UserError):
-    """This machine cannot train now, whatever the trial: its disk is full, its corpus is another one."""
+    """This machine cannot train now, whatever the trial: its disk is full, its corpus is another one or damaged."""
+
+
+@contextlib.contextmanager
+def reading_corpus() -> Iterator[None]:
+    """Around what reads a corpus's files: what is wrong with them is no verdict on whoever reads them."""
+    try:
+        yield
+    except UnfitMachine:
+        raise
+    except PermissionError as error:
+        raise UnfitMachine("may not be read", where=str(error.filename), expected="a file to read") from error
+    except UserError as error:
+        more = {"expected": error.expected, "nearest": error.nearest, "hint": error.hint}
+        raise UnfitMachine(error.problem, where=error.where, **more) from error
 
 
 class UserErrors(UserError):

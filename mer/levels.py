@@ -12,14 +12,16 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import math
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mer.errors import UserError, unknown
+from mer.errors import UserError, nearest, unknown
 
 REQUIRED = object()
 """Default of a parameter that has none."""
@@ -189,7 +191,7 @@ def declaration(target: str) -> Declaration:
         extends.add(f"{module}:{name}")
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef) and statement.name == "__init__" and parameters is None:
-                parameters = _parameters(statement)
+                parameters = _parameters(statement, tree, _package(module, file))
             elif requires is None and _assigned_name(statement) == "requires":
                 requires = _requires(statement)
             elif unbundled is None and _assigned_name(statement) == "unbundled":
@@ -208,15 +210,113 @@ def declaration(target: str) -> Declaration:
     )
 
 
-def check_parameters(target: str, given: Mapping[str, Any], kind: str, where: str | None = None) -> None:
-    """Refuse parameters that the level does not declare, and missing ones that have no default."""
+def check_parameters(
+    target: str,
+    given: Mapping[str, Any],
+    kind: str,
+    where: str | None = None,
+    place: Callable[[str], str | None] = lambda name: None,
+) -> None:
+    """Refuse parameters that the level does not declare, missing ones that have no default, values of another type
+    than declared, and sizes that no model has. `place`: where a parameter was written, if not `where`."""
     known = declaration(target).parameters
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             raise unknown(f"parameter of {kind} {target}", name, known, where)
+        expected = _expected(target, known[name], value)
+        if expected is not None:
+            problem, close = (
+                f"{kind} {target}: {name} is {value!r:.60}",
+                nearest(str(value), re.split(", | or ", expected)),
+            )
+            raise UserError(problem, where=place(name) or where, expected=expected, nearest=close)
     for parameter in known.values():
         if parameter.default is REQUIRED and parameter.name not in given:
             raise UserError(f"{kind} {target} needs the parameter {parameter.name!r}", where=where)
+
+
+WIDEST = 1 << 16
+"""Beyond it a width is a slip of the pen: one square matrix of it has 4 billion weights."""
+
+_MOST = {
+    **dict.fromkeys(("dim", "hidden", "gate_hidden", "channels", "n_mels"), WIDEST),
+    **dict.fromkeys(("layers", "lstm_layers", "conv_layers", "conv", "blocks", "heads", "kernel"), 1024),
+}
+"""The largest whole number that an option of this project's levels takes, by its name; of any other `1 << 24`."""
+
+_MAY_BE_0 = frozenset({"layers", "conv_layers", "blocks", "window", "window_past", "window_future"})
+"""Whole numbers that are 0 or more; others are at least 1, or what their default is where that is less."""
+
+_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = MappingProxyType(
+    {
+        **dict.fromkeys(("dropout", "drop_rate", "stretch"), (lambda x: 0 <= x < 1, "0 to below 1")),
+        **dict.fromkeys(("swap", "label_smoothing"), (lambda x: 0 <= x <= 1, "0 to 1")),
+        **dict.fromkeys(("expansion", "temperature", "window_ms", "hop_ms"), (lambda x: 0 < x < 1e4, "above 0")),
+        **dict.fromkeys(("step",), (lambda x: 0 < x <= 1, "above 0, to 1")),
+    }
+)
+"""What other numbers must keep to, by the name of the option; of any other: 0 or more."""
+
+
+def _expected(target: str, parameter: Parameter, value: Any) -> str | None:
+    """What a parameter should have been, or None if the value is that. The sizes of levels from outside are theirs."""
+    kinds = _kinds(ast.parse(parameter.annotation, mode="eval").body)
+    if not any(fits(value) for _, fits in kinds):
+        return " or ".join(words for words, _ in kinds)
+    if not target.startswith("mer.") or type(value) not in (int, float):
+        return None
+    if "a number" in (words for words, _ in kinds):
+        fits, words = _NUMBERS.get(parameter.name, (lambda x: x >= 0, "0 or more"))
+        return None if fits(value) else f"a number, {words}"
+    default = parameter.default if type(parameter.default) is int else 1
+    least = min(default, 0 if parameter.name in _MAY_BE_0 else 1)
+    most = _MOST.get(parameter.name, 1 << 24)
+    return None if least <= value <= most else f"a whole number, {least} to {most}"
+
+
+_Kind = tuple[str, Callable[[Any], bool]]
+
+_PLAIN: Mapping[str, _Kind] = MappingProxyType(
+    {
+        "int": ("a whole number", lambda value: type(value) is int),
+        "float": ("a number", lambda value: type(value) is int or (type(value) is float and math.isfinite(value))),
+        "bool": ("true or false", lambda value: type(value) is bool),
+        "str": ("text", lambda value: type(value) is str),
+        "None": ("null", lambda value: value is None),
+    }
+)
+
+
+def _kinds(annotation: ast.expr) -> list[_Kind]:
+    """What an annotation allows: each kind of value in words, and as a test. What is none of ours allows anything."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):  # in quotes
+        return _kinds(ast.parse(annotation.value, mode="eval").body)
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        return [*_kinds(annotation.left), *_kinds(annotation.right)]
+    if not isinstance(annotation, ast.Subscript):
+        return [_PLAIN.get(ast.unparse(annotation), ("anything", lambda value: True))]
+    name = ast.unparse(annotation.value).rpartition(".")[2]
+    parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    if name == "Literal":
+        known = [ast.literal_eval(part) for part in parts]
+        words = " or ".join(", ".join(map(str, known)).rsplit(", ", 1))
+        return [(words, lambda value: any(type(value) is type(k) and value == k for k in known))]
+    if name in ("Optional", "Union"):
+        inner = [kind for part in parts for kind in _kinds(part)]
+        return [*inner, _PLAIN["None"]] if name == "Optional" else inner
+    if name in ("tuple", "list", "Sequence"):
+        each = [_kinds(part) for part in parts if ast.unparse(part) != "..."]
+        fixed = name == "tuple" and len(each) == len(parts)
+        words = "a list of " + ", ".join(" or ".join(words for words, _ in kinds) for kinds in each)
+
+        def fits(value: Any) -> bool:
+            if not isinstance(value, list | tuple) or (fixed and len(value) != len(each)):
+                return False
+            wanted = each if fixed else each * len(value)
+            return all(any(ok(item) for _, ok in kinds) for item, kinds in zip(value, wanted, strict=True))
+
+        return [(words, fits)]
+    return [("anything", lambda value: True)]
 
 
 def load(target: str, kind: str | None = None) -> Any:
@@ -278,7 +378,28 @@ def _package(module: str, file: Path) -> str:
     return module if file.name == "__init__.py" else module.rpartition(".")[0]
 
 
-def _parameters(init: ast.FunctionDef) -> dict[str, Parameter]:
+class _Aliases(ast.NodeTransformer):
+    """Puts what a module calls `StoreType` in its place, be it defined there or in the module it is imported from."""
+
+    def __init__(self, tree: ast.Module, package: str) -> None:
+        self.tree, self.package = tree, package
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in _PLAIN:
+            return node
+        trees, name = [self.tree], node.id
+        source = imported_name(self.tree, node.id, self.package)
+        if source is not None and not source.startswith(("typing", "collections")):
+            name = source.partition(":")[2]
+            with contextlib.suppress(UserError):
+                trees.append(_parsed(source)[1])
+        for statement in (statement for tree in trees for statement in tree.body):
+            if _assigned_name(statement) == name and isinstance(statement, ast.Assign | ast.AnnAssign):
+                return statement.value or node
+        return node
+
+
+def _parameters(init: ast.FunctionDef, tree: ast.Module, package: str) -> dict[str, Parameter]:
     found = {}
     for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
         value: Any = REQUIRED
@@ -287,7 +408,9 @@ def _parameters(init: ast.FunctionDef) -> dict[str, Parameter]:
                 value = ast.literal_eval(default)
             except ValueError:
                 value = ast.unparse(default)
-        annotation = ast.unparse(argument.annotation) if argument.annotation else "Any"
+        annotation = "Any"
+        if argument.annotation is not None:
+            annotation = ast.unparse(_Aliases(tree, package).visit(argument.annotation))
         found[argument.arg] = Parameter(argument.arg, annotation, value)
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -138,9 +139,17 @@ def needs_dialogues(recipe: Recipe) -> bool:
     return any("dialogue" in levels.declaration(target).requires for target in targets)
 
 
-def build_model(recipe: Recipe, info: CorpusInfo, seed: int) -> Model:
-    """Build a recipe's model on the CPU, its initialisation a function of `seed` alone, the global RNG untouched."""
+def build_model(
+    recipe: Recipe, info: CorpusInfo, seed: int, ready: Mapping[str, Encoder] = MappingProxyType({})
+) -> Model:
+    """Build a recipe's model on the CPU, its initialisation a function of `seed` alone, the global RNG untouched.
+
+    ready  encoders that are built already, by modality
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoders = {name: build_encoder(name, config, info) for name, config in recipe.encoders.items()}
+        encoders = {
+            name: ready[name] if name in ready else build_encoder(name, config, info)
+            for name, config in recipe.encoders.items()
+        }
         return Model(recipe, encoders, len(info.labels))

@@ -97,14 +97,16 @@ Protocol = Annotated[(str, *_named_in("missing"))]
 class Projection(_Strict):
     """Every modality on its way to the fusion: drop(LN(W x + b)), to a common width."""
 
-    dim: int = Field(default=128, ge=1, description="the common width D")
+    dim: int = Field(default=128, ge=1, le=levels.WIDEST, description="the common width D")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the projected values that is dropped")
 
 
 class Classifier(_Strict):
     """The head: an MLP from the pooled vector to one logit per class."""
 
-    hidden: tuple[int, ...] = Field(default=(64,), strict=False, description="widths of its hidden layers; []: linear")
+    hidden: tuple[Annotated[int, Field(strict=True, ge=1, le=levels.WIDEST)], ...] = Field(
+        default=(64,), max_length=64, strict=False, description="widths of its hidden layers; []: linear"
+    )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="after every hidden layer")
     activation: Literal["relu", "gelu", "tanh"] = Field(default="relu", description="after every hidden layer")
 
@@ -326,6 +328,11 @@ def _check_levels(recipe: Recipe, where: str, allowed: frozenset[str]) -> None:
                 expected=f"one of {', '.join(table)}",
                 hint=f"To import and run it: --allow-outside {name!r}. Do so only if you know what it is.",
             )
-        levels.target(table, name, kind, where)
+        target = levels.target(table, name, kind, where)
+        level = recipe.encoders[field.partition(".")[2]] if kind == "encoder" else getattr(recipe, kind, None)
+        if isinstance(level, LevelConfig):
+            levels.check_parameters(target, level.params, kind, where)
+        elif isinstance(level, Loss) and ":" in name:
+            levels.check_parameters(target, level.options, kind, where)
         if ":" in name:
             print(f"note: {where} names {name!r}, from outside this project; it is imported", file=sys.stderr)

@@ -52,8 +52,7 @@ def type_words(annotation: Any) -> str:
 
 def source_words(annotation: str) -> str:
     """The same for an annotation as the source of a level writes it."""
-    known = {"Literal": Literal, "StoreType": Literal["float16", "bfloat16", "float32"]}
-    return type_words(eval(annotation, known))
+    return type_words(eval(annotation, {"Literal": Literal}))
 
 
 def bounds(info: FieldInfo) -> str:

@@ -21,7 +21,7 @@ from mer.data.folds import Fold, folds
 from mer.data.loading import SplitData, prepare_split
 from mer.data.places import copy_here
 from mer.data.store.shared import open_features
-from mer.errors import UnfitMachine
+from mer.errors import UnfitMachine, reading_corpus
 from mer.model import Model
 
 POOLS, SPLITS = 4, 64
@@ -82,6 +82,7 @@ def corpus_of(ref: CorpusRef) -> Corpus:
 
 
 @functools.lru_cache(maxsize=4)
+@reading_corpus()
 def _corpus(folder: Path, fingerprint: str, address: str | None) -> Corpus:
     here = copy_here(folder, address)
     corpus = load_corpus(here)

@@ -97,6 +97,19 @@ def _requires(field: str, name: str) -> frozenset[str]:
     return levels.declaration(levels.target(level_table(field), name, field)).requires
 
 
+def check_corpora(plan: Plan) -> None:
+    """Refuse a corpus of which a recording or an array that a cell reads is broken behind a sound header. A run does so
+    before its first trial; a plan does not, for it takes decoding every recording."""
+    from mer.data.check import refuse_unsound
+
+    for corpus in plan.corpora.values():
+        recipes: list[Any] = [cell.recipe for cell in plan.cells if cell.corpus == corpus.name and cell.skip is None]
+        used = {(name, encoder["name"]) for recipe in recipes for name, encoder in recipe["encoders"].items()}
+        audio = any("audio" in _requires("encoders", level) for _, level in used)
+        features = {name for name, level in used if "features" in _requires("encoders", level)}
+        refuse_unsound(corpus.folder, corpus.fingerprint, audio=audio, features=features)
+
+
 def apply_weights(recipe: dict[str, Any], weights: str, corpus: CorpusRef) -> list[str]:
     """Say what `weights` means for each encoder that leaves it open; returns the encoders that become random.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.slots import Scalar
 from experiments.space.fields import fields, is_level, recipe_path
-from experiments.space.layers import Layer, overlaps
+from experiments.space.layers import Layer, lines_of, overlaps
 from experiments.space.model import Design, Space
 from experiments.space.order import balanced
 from experiments.space.yaml_text import Document
@@ -102,7 +102,7 @@ def _values(name: str, part: Document) -> dict[Scalar, Layer]:
             raise UserError(f"{label!r} cannot be the label of a level of {name!r}", where=where, expected="a name")
         if label in levels:  # 1, 1.0 and true are one level
             raise UserError(f"level {label!r} of factor {name!r} stands twice", where=where)
-        levels[label] = Layer(f"{name}={label}", {path: value}, {path: where})
+        levels[label] = Layer(f"{name}={label}", {path: value}, lines_of(path, value, part, (index,), where))
     return levels
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydantic import BaseModel
 
@@ -117,13 +117,16 @@ def recipe_path(name: str, where: str | None = None) -> str:
     )
 
 
-def canonical_level(path: str, value: Mapping[str, object], where: str | None = None) -> dict[str, object]:
-    """Check a level's name and parameters; drop parameters that equal their declared default."""
+def canonical_level(
+    path: str, value: Mapping[str, object], place: Callable[[str], str | None] = lambda path: None
+) -> dict[str, object]:
+    """Check a level's name and parameters; drop parameters that equal their declared default. `place`: where a path was
+    set."""
     kind, table = table_of(path)
-    target = levels.target(table, str(value["name"]), kind, where)
+    target = levels.target(table, str(value["name"]), kind, place(path))
     own = OWN_KEYS if kind == "encoder" else frozenset()
     params = {key: item for key, item in value.items() if key != "name" and key not in own}
-    levels.check_parameters(target, params, kind, where)
+    levels.check_parameters(target, params, kind, place(path), lambda name: place(f"{path}.{name}"))
     declared = levels.declaration(target).parameters
     return {
         key: item

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -40,14 +41,23 @@ class Layer:
         """
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
-        for path, value, where in _flatten(document, name):
+        for path, value, lines in _flatten(document, name):
             if path in values:
-                raise UserError(f"{path} is set twice", where=where, hint=f"Also at {sources[path]}.")
-            values[path], sources[path] = value, where
+                raise UserError(f"{path} is set twice", where=lines[path], hint=f"Also at {sources[path]}.")
+            values[path] = value
+            sources |= lines
         return cls(name, values, sources)
 
 
-def _flatten(document: Document, name: str) -> Iterator[tuple[str, Any, str]]:
+def lines_of(path: str, value: Any, document: Document, at: tuple[str | int, ...], where: str) -> dict[str, str]:
+    """Where a path was written, and every part of what is assigned to it."""
+    found = {path: where}
+    for key, item in value.items() if isinstance(value, Mapping) else ():
+        found |= lines_of(f"{path}.{key}", item, document, (*at, key), document.where(*at, key) or where)
+    return found
+
+
+def _flatten(document: Document, name: str) -> Iterator[tuple[str, Any, dict[str, str]]]:
     if not isinstance(document.data, Mapping):
         raise UserError(f"expected recipe fields, found {document.data!r}", where=document.where())
     for key, value in document.data.items():
@@ -57,7 +67,7 @@ def _flatten(document: Document, name: str) -> Iterator[tuple[str, Any, str]]:
 
 def _assign(
     path: str, value: Any, document: Document, at: tuple[str | int, ...], where: str
-) -> Iterator[tuple[str, Any, str]]:
+) -> Iterator[tuple[str, Any, dict[str, str]]]:
     section = sections().get(path)
     if section is not None and isinstance(value, Mapping):
         for key, item in value.items():
@@ -67,9 +77,10 @@ def _assign(
             yield from _assign(f"{path}.{key}", item, document, (*at, key), line)
     elif is_level(path) and isinstance(value, Mapping) and "name" not in value:
         for key, item in value.items():
-            yield f"{path}.{key}", item, document.where(*at, key) or where
+            inner = f"{path}.{key}"
+            yield inner, item, lines_of(inner, item, document, (*at, key), document.where(*at, key) or where)
     else:
-        yield path, value, where
+        yield path, value, lines_of(path, value, document, at, where)
 
 
 def overlaps(one: str, other: str) -> bool:
@@ -85,6 +96,7 @@ def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
         for path, value in layer.values.items():
             where = layer.sources.get(path, layer.name)
             sources = {known: line for known, line in sources.items() if not known.startswith(f"{path}.")}
+            sources |= {known: line for known, line in layer.sources.items() if known.startswith(f"{path}.")}
             sources[path] = where
             _set(data, path, value, where)
         _keep_order(data, layer)
@@ -159,7 +171,8 @@ def _check_named(section: str, found: Mapping[str, Any], table: Mapping[str, str
             raise UserError(
                 f"{section} {found['name']!r} takes no options", where=where, hint="Its fields stand beside."
             )
-        levels.check_parameters(target, options, section, where)
+        place = lambda name: source_of(sources, f"{section}.options.{name}")  # noqa: E731
+        levels.check_parameters(target, options, section, where, place)
 
 
 def _canonical(path: str, level: Any, sources: Mapping[str, str]) -> Any:
@@ -173,7 +186,7 @@ def _canonical(path: str, level: Any, sources: Mapping[str, str]) -> Any:
         if default is None:
             raise UserError(f"{path} has parameters but no name", where=where)
         level = {"name": default, **level}
-    return canonical_level(path, level, where)
+    return canonical_level(path, level, partial(source_of, sources))
 
 
 def validate(data: dict[str, Any], sources: Mapping[str, str]) -> Recipe:

@@ -208,9 +208,8 @@ def _level(kind: str, name: str, target: str) -> dict[str, Any]:
 
 def _type(annotation: str) -> dict[str, Any]:
     """The schema of a parameter, from its annotation as the source writes it."""
-    names = {"Literal": Literal, "StoreType": Literal["float16", "bfloat16", "float32"]}
     try:
-        found: dict[str, Any] = TypeAdapter(eval(annotation, names)).json_schema()
+        found: dict[str, Any] = TypeAdapter(eval(annotation, {"Literal": Literal})).json_schema()
     except (NameError, SyntaxError, TypeError):
         return {}
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mer.errors import UserError
+from mer.errors import UserError, reading_corpus
 from mer.files import data_file
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@reading_corpus()
 def decode(clip: AudioClip, min_seconds: float = MIN_SECONDS) -> tuple[NDArray[np.float32], int]:
     """The crop as mono float32 at the file's own rate, and that rate."""
     import numpy as np

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mer.data.arrays import load_array
 from mer.data.corpus import SPLITS, Utterance
+from mer.data.fingerprint import cache_root
 from mer.data.reading import Problem, Reading, read_folder
-from mer.errors import UserError
+from mer.errors import UserError, UserErrors
+from mer.files import write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,17 +85,18 @@ class Check:
         return page(self)
 
 
-def check_corpus(folder: Path | str, *, audio: bool = True) -> Check:
+def check_corpus(folder: Path | str, *, audio: bool = True, features: Collection[str] | None = None) -> Check:
     """Read, decode and count everything in a corpus folder; all problems in one pass, none raised.
 
-    `audio=False` leaves the sound undecoded (headers and durations only where the lines give them).
+    `audio=False` leaves the sound undecoded (headers and durations only where the lines give them); `features` names
+    the modalities whose arrays are read through (None: all).
     """
     reading = read_folder(Path(folder))
     info = reading.info
     check = Check(str(folder), info.name, info.labels, info.language, info.note, info.synthetic)
     seconds = _check_audio(reading, check, decode=audio)
     _check_text(reading)
-    _check_features(reading, check)
+    _check_features(reading, check, features)
     _check_balance(reading)
     for split in SPLITS:
         if split in reading.splits:
@@ -99,6 +105,27 @@ def check_corpus(folder: Path | str, *, audio: bool = True) -> Check:
     order = {"error": 0, "warning": 1, "note": 2}
     check.problems = sorted(reading.problems, key=lambda problem: order[problem.severity])
     return check
+
+
+MOST_SHOWN = 10
+"""Files that a refusal names; `mer data check` names them all."""
+
+
+def refuse_unsound(folder: Path, fingerprint: str, *, audio: bool, features: Collection[str]) -> None:
+    """Refuse a corpus of which a file that will be read is broken behind a sound header. Reading all of it takes time,
+    so it is done once for a content, by its fingerprint."""
+    key = json.dumps([fingerprint, audio, sorted(features)])
+    seen = cache_root() / "checked" / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    if seen.exists():
+        return
+    check = check_corpus(folder, audio=audio, features=features)
+    errors = [problem.as_error() for problem in check.problems if problem.severity == "error"]
+    if len(errors) > MOST_SHOWN:
+        errors[MOST_SHOWN:] = [UserError(f"and {len(errors) - MOST_SHOWN} more: `mer data check {folder}` lists them")]
+    if errors:
+        raise errors[0] if len(errors) == 1 else UserErrors(errors)
+    with contextlib.suppress(OSError):  # it is read again the next time
+        write(seen, b"")
 
 
 # ------------------------------------------------------------------------------------------------- counting
@@ -231,8 +258,6 @@ def _check_audio(reading: Reading, check: Check, *, decode: bool) -> dict[str, f
         data, rate = samples
         seconds[utterance.id] = len(data) / rate
         _judge_sound(reading, utterance, data, rate)
-        import hashlib
-
         key = hashlib.blake2b(data.tobytes(), digest_size=16).digest()
         first = contents.setdefault(key, utterance.source)
         if first != utterance.source:
@@ -307,7 +332,7 @@ def _check_text(reading: Reading) -> None:
         reading.add("note", "unicode", f"{decomposed} are not in Unicode NFC; they are normalised", "transcript")
 
 
-def _check_features(reading: Reading, check: Check) -> None:
+def _check_features(reading: Reading, check: Check, wanted: Collection[str] | None) -> None:
     """NaN and infinity by line; widths, scales and constant columns of what train uses."""
     if not reading.features:
         return
@@ -315,6 +340,8 @@ def _check_features(reading: Reading, check: Check) -> None:
 
     train_rows = [utterance.row for utterance in reading.splits["train"] if utterance.row is not None]
     for modality, file in reading.features.items():
+        if wanted is not None and modality not in wanted:
+            continue
         where = f"features/{modality}.npy"
         array = load_array(file.path, "f", reading.folder)
         offsets_path = file.path.with_name(f"{modality}.offsets.npy")

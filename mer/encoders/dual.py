@@ -21,7 +21,6 @@ from mer.encoders.mel import waves
 from mer.encoders.pretrained import StoreType
 from mer.encoders.vggish import MIN_SAMPLES, VggishFrontend, vggish_identity
 from mer.encoders.wav2vec import SpeechFrontend, SpeechModel
-from mer.errors import UserError
 
 if TYPE_CHECKING:
     from mer.data.audio import AudioClip
@@ -67,8 +66,6 @@ class Dual(SpeechModel):
         unfreeze_every: int = 1,
     ) -> None:
         super().__init__(modality, config, info, layer=layer, dtype=dtype, bf16=bf16, unfreeze_every=unfreeze_every)
-        if merge not in ("concat", "sum"):
-            raise UserError(f"encoder {config.name!r}: merge {merge!r}", expected="concat or sum")
         self.merge = merge
         kind = "tiny" if config.weights == "tiny" and vggish is None else "pretrained"
         self.vggish = VggishFrontend(kind, vggish, dtype)

@@ -13,7 +13,7 @@ from mer.data.arrays import load_array
 from mer.data.ragged import DeviceRagged, Ragged
 from mer.encoders.base import Encoder
 from mer.encoders.standardise import Standardiser
-from mer.errors import UserError, unknown
+from mer.errors import UserError, reading_corpus, unknown
 from mer.layers import Noise, Swap
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Features(Encoder):
         self.standardiser = Standardiser(self.out_dim) if standardise else None
         self.noise, self.swap = Noise(noise), Swap(swap)
 
+    @reading_corpus()
     def arrays(self, info: CorpusInfo, utterances: Items[Utterance], store: FeatureStore | None = None) -> Ragged:
         path = info.folder / "features" / f"{self.modality}.npy"
         table = load_array(path, "f", info.folder)

@@ -168,16 +168,12 @@ class LlmContext(HfText):
         dtype: StoreType = "float16",
         bf16: bool = False,
     ) -> None:
-        if window < 0:
-            raise UserError(f"encoder {config.name!r}: window {window}", expected="0 or more utterances")
-        if pool not in ("last", "mean"):
-            raise UserError(f"encoder {config.name!r}: pool {pool!r}", expected="last or mean")
         if config.train not in (None, "frozen") or config.weights == "scratch":
             raise UserError(f"encoder {config.name!r} is frozen", hint="Remove the key train, and weights: scratch.")
-        if answer < 0 or (reader and not answer):
+        if reader and not answer:
             raise UserError(
-                f"encoder {config.name!r}: answer {answer}" + (f" with reader {reader}" if reader else ""),
-                expected="0, or the most tokens of an answer" if answer < 0 else "answer: the most tokens of an answer",
+                f"encoder {config.name!r}: answer {answer} with reader {reader}",
+                expected="answer: the most tokens of an answer",
             )
         self.window, self.whole, self.pool, self.answer = window, future, pool, answer
         self.template = _checked(template or (llm_answer.TEMPLATE if answer else TEMPLATE), config.name)

@@ -69,8 +69,6 @@ class LogMel(AudioEncoder):
                 "encoder 'logmel' has no weights to load or train",
                 hint="Remove the keys weights, checkpoint and train.",
             )
-        if pool < 1:
-            raise UserError(f"pool {pool}", expected="at least 1 frame")
         self.spec, self.pool = MelSpec(n_mels, f_min, f_max, window_ms, hop_ms), pool
         self.out_dim = n_mels * (2 if deltas else 1)
         self.frontend = PooledMels(self.spec, deltas, pool)

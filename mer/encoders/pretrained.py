@@ -56,8 +56,6 @@ class Pretrained(Encoder):
                 f"encoder {config.name!r}: tiny weights are random and come from no checkpoint",
                 expected="either weights: tiny, or a checkpoint",
             )
-        if unfreeze_every < 1:
-            raise UserError(f"unfreeze_every {unfreeze_every}", expected="at least 1 epoch")
         self.unfreeze_every, self.weights_kind = unfreeze_every, kind
         self.trained, self.random_weights = self.mode != "frozen", kind == "tiny"
         self.source = None if kind == "tiny" else weights.locate(self.level, config)

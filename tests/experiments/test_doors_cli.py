@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from experiments.cli import build_parser, main
 from experiments.commands_run import _gpus, seconds
+from experiments.results.ledger import Ledger
+from mer.contracts.encoders import small_corpus
 from mer.data.corpus import load_corpus
 from mer.data.fingerprint import cache_root
 from mer.data.places import find_corpus
+from mer.files import make_folder
 from tests.doors import NASTY_TEXT, bounds, through
 
 FUZZ = settings(deadline=None, max_examples=60)
@@ -109,6 +113,59 @@ def test_any_name_on_the_command_line(
         assert code == 2 or command[:2] == ("features", "ls"), name
         shown.seek(0)
         assert "error" in shown.read() or code == 0
+
+
+BROKEN = dict.fromkeys(("truncated wav", "truncated flac", "gone"), "3.wav")
+BROKEN |= dict.fromkeys(("NaN", "truncated array"), "visual.npy")
+CASES = [(how, when) for how in BROKEN for when in ("before the plan", "after the plan", "unchecked")]
+CASES.remove(("NaN", "unchecked"))  # the loader reads no array through: only the check sees it
+
+
+def spoil(corpus: Path, how: str) -> None:
+    """Break a file of a corpus, most of them behind a sound header."""
+    wav, array = corpus / "wavs" / "3.wav", corpus / "features" / "visual.npy"
+    if how == "truncated wav":
+        wav.write_bytes(wav.read_bytes()[:9000])
+    elif how == "truncated flac":
+        soundfile = pytest.importorskip("soundfile")
+        samples, rate = soundfile.read(wav)
+        soundfile.write(wav, samples, rate, format="FLAC")
+        wav.write_bytes(wav.read_bytes()[:9000])
+    elif how == "gone":
+        wav.unlink()
+    elif how == "NaN":
+        values = np.load(array)
+        values[3] = np.nan
+        np.save(array, values)
+    else:
+        array.write_bytes(array.read_bytes()[:200])
+
+
+@pytest.mark.parametrize(("how", "when"), CASES)
+def test_a_broken_corpus_ends_no_trial(
+    tmp_path: Path, how: str, when: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run refuses it before its first trial; and a worker that meets one (on another machine) writes no verdict."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MER_CACHE", str(tmp_path / "cache"))
+    corpus = small_corpus(make_folder(tmp_path / "corpus")).info.folder
+    (tmp_path / "a.yaml").write_text(
+        "base: {encoders: {audio: logmel, visual: features}, training: {epochs: 1}, sampler: {batch_size: 8}}\n"
+        "factors: {fusion: [concat]}\nbaseline: {fusion: concat}\nstudies: 1\n"
+    )
+    if when != "after the plan":
+        spoil(corpus, how)
+    if when != "before the plan":
+        changes = {"after the plan": lambda plan: spoil(corpus, how), "unchecked": lambda plan: None}
+        monkeypatch.setattr("experiments.space.checks.check_corpora", changes[when])
+    command = ["run", "--space", "a.yaml", "--data", str(corpus), "--executor", "inline", "--no-report"]
+    code = main(command)
+    shown = capsys.readouterr()
+    found = Ledger(str(tmp_path / "results")).refresh().table["status"].to_pylist()
+    assert (code, found) == (2, []), shown.err
+    assert "Traceback" not in shown.err
+    changed = when == "after the plan" and how not in ("gone", "truncated array")
+    assert ("not the one that the run was planned with" if changed else BROKEN[how]) in shown.err
 
 
 VARIABLES = ("MER_DATA", "MER_CACHE", "XDG_CACHE_HOME", "MER_FEATURES", "MER_FAULT", "HF_ENDPOINT")

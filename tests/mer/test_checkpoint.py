@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from mer import checkpoint as checkpoints
+from mer import levels
 from mer.checkpoint import CONFIG, FILES, WEIGHTS, load_checkpoint, save_checkpoint
 from mer.data.corpus import Corpus
 from mer.errors import UserError
 from mer.files import SUMS, sums_digest, write_sums
 from mer.model import build_model
 from mer.recipe import Recipe
+from tests.doors import refused
 
 RECIPE = Recipe.model_validate(
     {
@@ -122,6 +125,44 @@ def test_a_config_that_is_none_is_refused_in_words(folder: Path, change: Any, me
     edit(folder, change)
     with pytest.raises(UserError, match=f"(?s){message}"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["projection"].update(dim=10_000_000), "projection.dim"),
+        (
+            lambda r: r["projection"].update(dim=65_536),
+            r"model.safetensors: .*expected torch.float32 of shape \(3, 65536\)",
+        ),
+        (lambda r: r["classifier"].update(hidden=[65_536, 65_536]), "model.safetensors: .*'classifier"),
+        (lambda r: r["fusion"].update(expansion=9999.0), "model.safetensors: the tensor .*expected"),
+        (lambda r: r["fusion"].update(heads="many"), "config.json: .*heads is 'many'; expected a whole number"),
+        (lambda r: r["fusion"].update(layers=True), "config.json: .*layers is True; expected a whole number"),
+        (
+            lambda r: r["encoders"].update(text={"name": "words", "dim": 65_536, "buckets": 1 << 24}),
+            "model.safetensors",
+        ),
+    ],
+)
+def test_what_a_config_claims_takes_no_memory(folder: Path, change: Any, message: str) -> None:
+    edit(folder, lambda config: change(config["recipe"]))
+    assert re.search(message, refused(lambda: load_checkpoint(folder), "config.json", WEIGHTS))
+
+
+EVERY = [(kind, name) for kind in ("fusion", "pooling", "context") for name in levels.table(levels.KINDS[kind][0])]
+EVERY += [("text", name) for name in ("words", "tfidf")] + [("audio", name) for name in ("logmel", "fourier2vec")]
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_the_shapes_of_every_level_are_known_without_memory(kind: str, name: str, tiny_corpus: Corpus) -> None:
+    encoders = {"text": "features"} if name == "none" else {"text": "features", "audio": "features"}
+    recipe = {"encoders": {**encoders, kind: name}} if kind in encoders else {"encoders": encoders, kind: name}
+    with torch.device("meta"):
+        sketch = build_model(Recipe.model_validate(recipe), tiny_corpus.info, 0).state_dict()
+    assert all(tensor.is_meta for tensor in sketch.values())
+    model = build_model(Recipe.model_validate(recipe), tiny_corpus.info, 0).state_dict()
+    assert {key: (x.shape, x.dtype) for key, x in sketch.items()} == {k: (x.shape, x.dtype) for k, x in model.items()}
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "7", "[]", "", "\x00", '{"format": 2, "x": ' + "9" * 5000 + "}", "{"])

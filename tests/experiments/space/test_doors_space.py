@@ -253,6 +253,66 @@ def test_the_size_of_a_plan_is_told_by_its_product(tmp_path: Path, open_fake: Op
     assert "at most 1000000" in message
 
 
+OPTIONS = {
+    "fusion: {name: tacfn, heads: many}": "heads is 'many'; expected a whole number",
+    "fusion: {name: tacfn, heads: 2.0}": "heads is 2.0; expected a whole number",
+    "fusion: {name: tacfn, heads: true}": "heads is True; expected a whole number",
+    "fusion: {name: tacfn, heads: 0}": "heads is 0; expected a whole number, 1 to 1024",
+    "fusion: {name: tacfn, layers: -1}": "layers is -1; expected a whole number, 0 to 1024",
+    "fusion: {name: tacfn, layers: [2]}": "layers is [2]; expected a whole number",
+    "fusion: {name: tacfn, gate_hidden: 1000000000}": "gate_hidden is 1000000000; expected a whole number, 1 to 65536",
+    "fusion: {name: tacfn, dropout: 7}": "dropout is 7; expected a number, 0 to below 1",
+    "fusion: {name: tacfn, gate: vectr}": "expected vector, scalar or none; did you mean 'vector'",
+    "fusion: {name: tacfn, self_attention: 1}": "self_attention is 1; expected true or false",
+    "fusion: {name: bilstm_attn, hidden: wide}": "hidden is 'wide'; expected a whole number or null",
+    "fusion: {name: none, modality: 3}": "modality is 3; expected text or null",
+    "encoders: {audio: {name: xlsr, dtype: int8}}": "expected float16, bfloat16 or float32",
+    "encoders: {audio: {name: logmel, hop_ms: 0}}": "hop_ms is 0; expected a number, above 0",
+    "pooling: {name: attn, heads: '2'}": "heads is '2'; expected a whole number",
+    "context: {name: bilstm, residual: yes please}": "residual is 'yes please'; expected true or false",
+    "projection: {dim: 10000000}": "projection.dim: Input should be less than or equal to 65536",
+    "classifier: {hidden: [1e9]}": "classifier.hidden.0: Input should be a valid integer",
+    "classifier: {hidden: [1000000000]}": "classifier.hidden.0: Input should be less than or equal to 65536",
+    "classifier: {hidden: [0]}": "classifier.hidden.0: Input should be greater than or equal to 1",
+}
+
+
+@pytest.mark.parametrize("text", OPTIONS)
+def test_an_option_of_another_type_or_size(tmp_path: Path, open_fake: Open, text: str) -> None:
+    """Wherever a recipe is read: with the line of the option, what was found, and what was expected."""
+    field, _, value = text.partition(": ")
+    option = value.strip("{}").split(", ")[-1] if field not in ("projection", "classifier") else None
+    (tmp_path / "made.yaml").write_text("base: {encoders: {audio: fourier2vec}}\n")
+    sets = [f"{field}={value}"]
+    message = refused(lambda: make_plan(tmp_path / "made.yaml", open_corpus=open_fake, sets=sets), f"--set {field}")
+    assert OPTIONS[text] in message
+    body = text if option is None else text.replace(option, f"\n  {option}")
+    encoders = "" if field == "encoders" else "encoders: {audio: fourier2vec}\n"
+    (tmp_path / "one.yaml").write_text(f"{encoders}{body}\n")
+    line = encoders.count("\n") + (1 if option is None else 2)
+    assert OPTIONS[text] in refused(lambda: load_recipe_file(tmp_path / "one.yaml"), f"one.yaml:{line}:")
+
+
+def test_an_option_that_a_factor_or_a_draw_sets(tmp_path: Path, open_fake: Open) -> None:
+    base = "base: {encoders: {audio: fourier2vec, visual: features}, fusion: tacfn}\n"
+    factor = "factors:\n  fusion:\n    - concat\n    - name: tacfn\n      heads: many\n"
+    refused(lambda: planned(tmp_path, base + factor, open_fake), "made.yaml:6: fusion mer.fusion.tacfn:Tacfn: heads")
+    for name, tuned in (
+        ("heads", "{uniform: [1, 4]}"),
+        ("heads", "{int: [0, 4]}"),
+        ("heads", "{choice: [2, many]}"),
+        ("dropout", "{uniform: [0.1, 1.5]}"),
+        ("gate", "{choice: [scalar, vectr]}"),
+    ):
+        tune = f"tune: {{draws: 2, parameters: {{fusion.{name}:\n  {tuned}}}}}\n"
+        refused(
+            lambda tune=tune: planned(tmp_path, base + tune, open_fake),
+            f"made.yaml:2: fusion mer.fusion.tacfn:Tacfn: {name}",
+        )
+    sound = "tune: {draws: 2, parameters: {fusion.heads: {choice: [1, 4]}, fusion.dropout: {choice: [0, 0.1]}}}\n"
+    sound_plan(planned(tmp_path, base + sound, open_fake))
+
+
 @pytest.mark.parametrize("where", ["conditions", "train", "valid"])
 @pytest.mark.parametrize("broken", ["missing", "pipe", "half the ids", "another modality"])
 def test_masks_are_looked_up_in_the_plan(tmp_path: Path, where: str, broken: str) -> None:

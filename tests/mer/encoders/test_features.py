@@ -35,7 +35,7 @@ def test_noise_is_drawn_in_training_alone_from_the_trials_generator() -> None:
 
 
 def test_noise_below_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="noise -1"):
+    with pytest.raises(UserError, match="noise is -1"):
         build(noise=-1.0)
 
 
@@ -64,7 +64,7 @@ def test_swap_gives_a_share_of_utterances_anothers_features_in_training() -> Non
 
 
 def test_swapping_more_than_everything_is_refused() -> None:
-    with pytest.raises(UserError, match=r"swap 1\.5"):
+    with pytest.raises(UserError, match=r"swap is 1\.5"):
         build(swap=1.5)
 
 

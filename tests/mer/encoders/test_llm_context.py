@@ -237,11 +237,11 @@ def test_a_context_made_from_a_withheld_transcript_is_withheld(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": -1}, "window -1"),
-        ({"pool": "max"}, "pool 'max'"),
+        ({"window": -1}, "window is -1"),
+        ({"pool": "max"}, "pool is 'max'; expected last or mean"),
         ({"template": "{speaker} {label}"}, "template with the fields"),
         ({"train": "full"}, "frozen"),
-        ({"answer": -1}, "answer -1; expected 0"),
+        ({"answer": -1}, "answer is -1; expected a whole number, 0"),
         ({"answer": 5}, "nothing to read them with"),
         ({"reader": "roberta-base"}, "answer 0 with reader roberta-base"),
     ],
