@@ -180,10 +180,10 @@ def show_plan(args: argparse.Namespace) -> int:
     if getattr(args, "fit", None):
         print(fit_text(plan, timings, seconds(args.fit) or 0.0, workers))
         return 0
-    done = _done(plan, args.results)
+    done, again = _done(plan, args.results)
     if not args.json:
         family = _family(plan, args.results)
-        print(plan_text(plan, done=done, timings=timings or None, workers=workers, family=family))
+        print(plan_text(plan, done=done, again=again, timings=timings or None, workers=workers, family=family))
         return 0
     expected = estimate(plan, timings or None, done)
     found = {
@@ -195,6 +195,7 @@ def show_plan(args: argparse.Namespace) -> int:
         "draws": plan.tuning.draws,
         "slots": plan.n_slots,
         "done": len(done),
+        "again": again,
         "epochs": {stage.value: count for stage, count in expected.epochs.items()},
         "seconds": expected.total_seconds,
         "disk_bytes": expected.disk_bytes,
@@ -204,18 +205,27 @@ def show_plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _done(plan: Plan, results: str) -> list[Slot]:
-    """The slots that the ledger answers already, whichever space ran them. Nothing is written."""
+def _done(plan: Plan, results: str) -> tuple[list[Slot], int]:
+    """The slots that the ledger answers already, whichever space ran them, and how many others are on record in other
+    bundles. Nothing is written."""
+    from experiments.protocol.replay import replay_ledger
     from experiments.results.ledger import Ledger
-    from experiments.schedule.publish import verdicts_of
+    from experiments.schedule.knowledge import Knowledge
+    from experiments.schedule.naming import Names
+    from experiments.schedule.publish import judge
+    from experiments.schedule.rebundled import rebundled
     from experiments.slots import Status
     from mer.storage import open_store
 
     ledger = Ledger(open_store(results))
-    if not len(ledger.refresh()):
-        return []
-    found = verdicts_of(plan, ledger)
-    return [verdict.slot for verdict in found if verdict.status not in (Status.MISSING, Status.SKIPPED)]
+    snapshot = ledger.refresh()
+    if not len(snapshot):
+        return [], 0
+    knowledge = Knowledge(plan, Names(plan, ledger.equal_code()), snapshot)
+    state = replay_ledger(plan, knowledge.look_up)
+    found = judge(plan, knowledge, state)
+    done = [verdict.slot for verdict in found if verdict.status not in (Status.MISSING, Status.SKIPPED)]
+    return done, rebundled(knowledge.names, state, snapshot)
 
 
 def _family(plan: Plan, results: str) -> int:

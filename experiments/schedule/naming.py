@@ -27,7 +27,7 @@ class Names:
     """The trials of a plan by slot. Remembers keys: a driver asks for them again and again."""
 
     def __init__(self, plan: Plan, equal_code: Mapping[str, str] | None = None) -> None:
-        self.plan = plan
+        self.plan, self.equal_code = plan, equal_code
         self._identifier = Identifier(equal_code)
         self._recipes: dict[tuple[str, str, tuple[tuple[str, Scalar], ...]], tuple[Recipe, str]] = {}
         self._layouts: dict[tuple[Slot, ...], tuple[Unit, str]] = {}
@@ -47,7 +47,7 @@ class Names:
         key = TrialKey(
             recipe=digest(text),
             code=self._identifier.code(recipe),
-            data=plan.corpora[slot.corpus].fingerprint + self._split(slot),
+            data=self._data(slot),
             corpus=slot.corpus,
             study=slot.study,
             fold=slot.fold,
@@ -59,6 +59,11 @@ class Names:
 
     def trial(self, slot: Slot, unit: Unit) -> str:
         return self.key(slot, unit)[0].trial
+
+    def unbundled(self, slot: Slot, params: Mapping[str, Scalar]) -> tuple[object, ...]:
+        """All that names a slot's trial, apart from its code and its bundle."""
+        plan, recipe = self.plan, digest(self._alone(slot, params)[1])
+        return recipe, self._data(slot), slot.corpus, slot.study, slot.fold, slot.stage.value, plan.root_seed
 
     def unit(self, unit: Unit) -> str:
         """What a unit's state is kept under: its trial, or its layout."""
@@ -90,11 +95,11 @@ class Names:
         judges = [[*self._member(slot, params), plan.exempt(slot)] for slot, params in unit.judges]
         return [rungs, plan.tuning.eta, plan.metric, metric(plan.metric).direction, exempt, judges]
 
-    def _split(self, slot: Slot) -> str:
-        """How the corpus is cut, where it is not by its own splits: part of what the data are."""
+    def _data(self, slot: Slot) -> str:
+        """What the data are, and how they are cut where it is not by the corpus's own splits."""
         plan = self.plan
         folds = f"+{plan.folds.by}/{plan.folds.count}" if plan.folds.by else ""
-        return folds + ("+resplit" if plan.resplit else "")
+        return plan.corpora[slot.corpus].fingerprint + folds + ("+resplit" if plan.resplit else "")
 
     def _alone(self, slot: Slot, params: Mapping[str, Scalar]) -> tuple[Recipe, str]:
         """A slot's recipe as if it were trained alone, and its text."""

@@ -22,10 +22,12 @@ from experiments.schedule.compacting import Compactor
 from experiments.schedule.interrupt import INTERRUPTED, Interrupt
 from experiments.schedule.progress import At, Progress
 from experiments.schedule.publish import publish, verdicts_of
+from experiments.schedule.rebundled import rebundled
 from experiments.schedule.session import TAKEN_OVER, Session
 from experiments.schedule.work import MakeWork
 from experiments.slots import Status
 from experiments.space.plan import Plan
+from experiments.space.text import rebundled_text
 from mer.errors import UserError
 from mer.storage import LocalStore, check_writable
 
@@ -117,7 +119,10 @@ def execute(
                 )  # fmt: skip
                 interrupt.tell(session.interrupt)
                 notices = [*ledger.notices, *changed_corpora(plan, ledger.store)]
-                notices += changed_code(ledger.refresh(), plan.space, ledger.equal_code())
+                snapshot = ledger.refresh()
+                notices += changed_code(snapshot, plan.space, ledger.equal_code())
+                if again := rebundled(session.names, session.state, snapshot):
+                    notices.append(rebundled_text(again))
                 for notice in notices:
                     say(f"note: {notice}")
                 aside = Aside(lambda text: say(f"note: {text}"))

@@ -23,15 +23,17 @@ def plan_text(
     plan: Plan,
     *,
     done: Collection[Slot] = (),
+    again: int = 0,
     timings: Timings | None = None,
     workers: int = 1,
     sds: Mapping[str, float] | None = None,
     family: int = 0,
 ) -> str:
-    """The plan as text. `done`: slots the ledger already answers; `sds`: sd over studies of a contrast, where known;
-    `family`: contrasts of the question as the results folder knows it, with those of earlier plans."""
+    """The plan as text. `done`: slots the ledger already answers; `again`: others that it has in another bundle;
+    `sds`: sd over studies of a contrast, where known; `family`: contrasts of the question as the results folder knows
+    it, with those of earlier plans."""
     contrasts = _contrasts(plan, sds or {}, family)
-    parts = [_head(plan), _cells(plan), _work(plan, done, timings, workers), contrasts, _end(plan)]
+    parts = [_head(plan), _cells(plan), _work(plan, done, again, timings, workers), contrasts, _end(plan)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -71,7 +73,7 @@ def _cells(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: int) -> str:
+def _work(plan: Plan, done: Collection[Slot], again: int, timings: Timings | None, workers: int) -> str:
     tuning, counts = plan.tuning, plan.counts()
     lines = [_studies(plan)]
     if counts[Stage.TUNE]:
@@ -89,6 +91,8 @@ def _work(plan: Plan, done: Collection[Slot], timings: Timings | None, workers: 
         f"  trials: {counts[Stage.TUNE]} tune + {counts[Stage.CONFIRM]} confirm = {plan.n_slots}; "
         f"already there: {already}, to do: {plan.n_slots - already}"
     )
+    if again:
+        lines.append(f"  {rebundled_text(again)}")
     found = estimate(plan, timings, done)
     full = sum(plan.epochs(c) * plan.draws_of(c) for c in plan.cells if plan.is_lead(c) and c.skip is None)
     studies = (1 if tuning.once else plan.studies) * plan.folds.count
@@ -132,6 +136,14 @@ def _bundles(plan: Plan) -> list[str]:
     for reason, count in sorted(plan.alone.items(), key=lambda item: -item[1]):
         lines.append(f"  {'not bundled' if plan.bundled else 'no bundles'}: {counted(count, 'cell')}, {reason}")
     return lines
+
+
+def rebundled_text(count: int) -> str:
+    """What to say of recorded trials that a plan trains in other bundles."""
+    return (
+        f"{counted(count, 'recorded trial')} will be run again: other trials are trained in one step with them now, "
+        "which changes their last digits. The records are kept; whole blocks of studies (`bundle.studies`) change none."
+    )
 
 
 def _studies(plan: Plan) -> str:

@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
+from experiments.protocol.replay import replay_ledger
 from experiments.results.ledger import Ledger
+from experiments.results.snapshot import Snapshot
 from experiments.schedule.accept import accept, changes
 from experiments.schedule.fake import FakeWork, MakeFake
 from experiments.schedule.inline import run_inline
+from experiments.schedule.knowledge import Knowledge
+from experiments.schedule.naming import Names
+from experiments.schedule.rebundled import rebundled
+from experiments.schedule.run import execute
 from experiments.schedule.session import Session
 from experiments.schedule.work import Do, Epoch, Order
 from experiments.schedule.worker import Worker
-from experiments.slots import Stage
+from experiments.slots import Stage, Status
 from experiments.space.plan import Bundling, Plan
 from mer.errors import UserError
 from mer.streams import derive
@@ -173,12 +179,43 @@ def test_a_budget_saves_a_bundle_and_goes_on_to_the_same_bits(bundled: Any, tmp_
 
 def test_a_longer_space_runs_only_what_is_new(bundled: Any, tmp_path: Path) -> None:
     run(bundled(cells=2, studies=3), tmp_path, Coupled)
+    before = Ledger(str(tmp_path)).refresh()
     more = run(bundled(cells=3, studies=5, space="larger"), tmp_path, Coupled)
     # Of two cells studies 0 and 1 are there, a whole block; of study 2 the draws, which are a bundle as before. Its
     # confirm trial, alone in the first run, is one of a bundle now.
     assert more.tally.before == 2 * (2 * 5 + 4)
     assert sum(more.tally.done.values()) == 3 * 5 * 5 - 28
     assert run(bundled(cells=3, studies=5, space="larger"), tmp_path, Coupled).tally.done == {}
+    assert again(bundled(cells=3, studies=5), before) == 2
+    assert again(bundled(cells=3, studies=5), Ledger(str(tmp_path)).refresh()) == 0
+
+
+def again(plan: Plan, snapshot: Snapshot) -> int:
+    names = Names(plan)
+    return rebundled(names, replay_ledger(plan, Knowledge(plan, names, snapshot).look_up), snapshot)
+
+
+def kept(plan: Plan, snapshot: Snapshot) -> int:
+    state = replay_ledger(plan, Knowledge(plan, Names(plan), snapshot).look_up)
+    return sum(state.status(slot) is not Status.MISSING for slot in state.order)
+
+
+@pytest.mark.parametrize("changed", [{"draws": 5}, {"size": 2}, {"size": 1}])
+def test_a_run_says_how_many_recorded_trials_other_bundles_make_it_run_again(
+    bundled: Any, tmp_path: Path, changed: dict[str, int]
+) -> None:
+    """As many as were recorded and do not count any more; a plan as before says nothing."""
+    said: list[str] = []
+    for plan in (bundled(), bundled(), bundled(**changed)):
+        said.clear()
+        before = Ledger(str(tmp_path)).refresh()
+        result = execute(plan, Ledger(str(tmp_path)), executor="inline", progress=False, make_work=Coupled,
+                         say=said.append)  # fmt: skip
+        assert result.exit_code == 0
+    (line,) = [line for line in said if "will be run again" in line]
+    count = again(plan, before)
+    assert count == len(before) - kept(plan, before) > 0
+    assert line.startswith(f"note: {count} recorded trials will be run again")
 
 
 def fault(plan: Plan, kind: str, *, stage: Stage, study: int) -> MakeFake:
