@@ -216,6 +216,14 @@ def sync_folder(folder: Path) -> None:
 
 # ---- what has changed --------------------------------------------------------------------------------------------
 
+
+def state_of(file: Path) -> tuple[int, ...]:
+    """What every write or replacement of a file changes, also one that keeps its size and sets its time back (`cp -p`,
+    `rsync -t`, `tar`)."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
 SUMS = "SHA256SUMS"
 """A list of the files beside it, with their digests; `sha256sum -c SHA256SUMS` checks it too."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from mer.errors import UserError
+from mer.files import state_of
 
 if TYPE_CHECKING:
     from mer.recipe import EncoderConfig
@@ -118,13 +119,13 @@ def identity(source: Source, config: Any) -> dict[str, object]:
 def digest_of(path: Path) -> str:
     """Digest of a checkpoint folder (weights, configuration, tokenizer) or file."""
     files = [path] if path.is_file() else sorted({file for glob in WEIGHT_FILES for file in path.glob(glob)})
-    return _digest(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    return _digest(tuple((str(file), state_of(file)) for file in files))
 
 
 @functools.lru_cache(maxsize=32)
-def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
+def _digest(files: tuple[tuple[str, tuple[int, ...]], ...]) -> str:
     total = hashlib.blake2b(digest_size=16)
-    for name, _, _ in files:
+    for name, _ in files:
         with open(name, "rb") as stream:
             content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
         total.update(Path(name).name.encode() + b"\0" + content)

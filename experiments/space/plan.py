@@ -203,7 +203,7 @@ class Plan:
         # Without `=`, which readers of Parquet take for a partition.
         options = sorted(option.partition(" ")[2].replace("=", "-", 1) for option in self.options)
         parts = [re.sub(r"[^A-Za-z0-9._,-]+", "_", option) for option in options]
-        name = "+".join(parts)[:80]
+        name = "+".join(parts)[: min(80, 240 - len(self.space.encode()))]  # a file name has 255 bytes
         if "+".join(options) != name or parts != options:
             name += f"-{hashlib.blake2b('+'.join(options).encode(), digest_size=4).hexdigest()}"
         return f"{self.space}@{name}"

@@ -202,7 +202,7 @@ def _refuse_full(partial: Path, size: int, store: Store) -> None:
 
 def _keep(partial: Path, files: Sequence[Entry], home: Path, name: str) -> str:
     """Name a whole copy by its content. Returns the digest."""
-    digests = FileDigests(cache_root() / "digests.json")
+    digests = FileDigests(cache_root())
     rows = [[entry.name, digests.of(partial / entry.name)] for entry in files]
     found = hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()
     target = home / found / name

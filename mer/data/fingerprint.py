@@ -1,4 +1,4 @@
-"""A digest of a corpus's content; the digests of its big files are remembered by size and time of change."""
+"""A digest of a corpus's content; the digests of its big files are remembered while the file system shows no change."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mer.errors import UserError
-from mer.files import commit, make_folder, temporary
+from mer.files import commit, make_folder, state_of, temporary
 
 if TYPE_CHECKING:
     from mer.data.corpus import Corpus, Utterance
 
 VERSION = 1
+DIGESTS = "digests-2.json"
+"""Earlier versions kept other rows in digests.json, and would misread these."""
+
 _BLOCK = 1 << 20
 
 
@@ -41,7 +44,7 @@ def fingerprint(corpus: Corpus) -> str:
     files = [f"features/{modality}{end}" for modality in corpus.info.features for end in (".npy", ".offsets.npy")]
     files = [name for name in files if (folder / name).exists()]
     files += [utterance.wav for utterance in corpus.utterances() if utterance.wav is not None]
-    digests = FileDigests(cache_root() / "digests.json")
+    digests = FileDigests(cache_root())
     for name in sorted(set(files)):
         _feed(total, [name, digests.of(folder / name)])
     digests.save()
@@ -49,31 +52,29 @@ def fingerprint(corpus: Corpus) -> str:
 
 
 class FileDigests:
-    """Content digests of files, kept in a JSON file and trusted while size and time of change stay the same."""
+    """Content digests of files, kept in a JSON file and trusted while `mer.files.state_of` them stays the same."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, root: Path) -> None:
+        self.path = root / DIGESTS
         self._fresh: dict[str, list[int | str]] = {}
         self._known = self._read()
 
     def of(self, file: Path) -> str:
-        state = file.stat()
-        key = str(file.resolve())
+        state, key = state_of(file), str(file.resolve())
         found = self._known.get(key)
-        if found is not None and found[:2] == [state.st_size, state.st_mtime_ns]:
-            return str(found[2])
+        if found is not None and found[:-1] == [*state]:
+            return str(found[-1])
         digest = hashlib.blake2b(digest_size=16)
         with file.open("rb") as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)
-        self.remember(file, digest.hexdigest())
+        self._known[key] = self._fresh[key] = [*state, digest.hexdigest()]
         return digest.hexdigest()
 
     def remember(self, file: Path, digest: str) -> None:
         """What is in a file, where that is known already."""
-        state = file.stat()
         key = str(file.resolve())
-        self._known[key] = self._fresh[key] = [state.st_size, state.st_mtime_ns, digest]
+        self._known[key] = self._fresh[key] = [*state_of(file), digest]
 
     def save(self) -> None:
         """Write what is new, atomically; a cache folder that cannot be written costs time and nothing else."""
@@ -94,7 +95,8 @@ class FileDigests:
             found = json.loads(self.path.read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        rows = found.items() if isinstance(found, dict) else ()
+        return {key: row for key, row in rows if isinstance(row, list) and row}
 
 
 def _content(utterance: Utterance) -> list[object]:

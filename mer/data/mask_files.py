@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mer.data.arrays import load_array
 from mer.data.reading.json_text import parse
 from mer.errors import UserError, unknown
-from mer.files import data_file, read_data, write
+from mer.files import data_file, read_data, state_of, write
 from mer.recipe import MissingConfig
 
 FORMAT = "mer masks 1"
@@ -69,7 +69,7 @@ Table = tuple[tuple[str, ...], tuple[str, ...], Mask]
 
 def _table(config: MissingConfig, root: Path | None) -> Table:
     path = _path(config.file, root)
-    state = path.stat().st_size, path.stat().st_mtime_ns
+    state = state_of(path)
     if path.suffix == ".json":
         if config.axis or config.polarity or config.order or config.ids:
             raise UserError(
@@ -88,11 +88,12 @@ def _table(config: MissingConfig, root: Path | None) -> Table:
             "order: [audio, text, visual] (of modalities); ids: a text file with an utterance id per line",
         )
     listing = _path(config.ids, root)
+    state += state_of(listing)
     return _foreign(path, state, config.axis == "modalities", config.polarity == "missing", config.order or (), listing)
 
 
 @functools.lru_cache(maxsize=8)
-def _frozen(path: Path, state: tuple[int, int]) -> Table:
+def _frozen(path: Path, state: tuple[int, ...]) -> Table:
     where = str(path)
     try:
         found = parse(read_data(path).decode("utf-8"))
@@ -114,7 +115,7 @@ def _frozen(path: Path, state: tuple[int, int]) -> Table:
 
 @functools.lru_cache(maxsize=8)
 def _foreign(
-    path: Path, state: tuple[int, int], turned: bool, inverted: bool, modalities: tuple[str, ...], listing: Path
+    path: Path, state: tuple[int, ...], turned: bool, inverted: bool, modalities: tuple[str, ...], listing: Path
 ) -> Table:
     where = str(path)
     try:

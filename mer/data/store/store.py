@@ -130,7 +130,7 @@ class FeatureStore:
     def keys(self, items: Sequence[AudioClip | str | None]) -> list[bytes | None]:
         """The content keys of items; digests of audio files are remembered by size and time of change."""
         if self._digests is None:
-            self._digests = FileDigests(self.root / "digests.json")
+            self._digests = FileDigests(self.root)
         keys = [None if item is None else item_key(item, self._digests) for item in items]
         self._digests.save()
         return keys

@@ -229,6 +229,13 @@ def test_a_part_replaces_nothing_of_the_whole(small_plan: MakePlan, tmp_path: Pa
     assert set(status(str(tmp_path))["runs"]) == {"small", "small@fusion-f0,f2"}
 
 
+def test_the_folder_of_a_part_has_a_name_that_file_systems_take(small_plan: MakePlan, tmp_path: Path) -> None:
+    options = tuple(f"--set {'n' * length}=1" for length in range(20, 40))
+    plan = dataclasses.replace(only(several(small_plan), "f0", "f2"), space="ü" * 100, options=options)
+    (tmp_path / plan.folder).mkdir()
+    assert dataclasses.replace(plan, options=options[1:]).folder != plan.folder
+
+
 def test_the_order_of_keys_declares_nothing_new(tmp_path: Path) -> None:
     ref = CorpusRef("demo", Path("demo"), "f00d", ("text",), False, True, {"train": 10}, frozenset({"text"}))
     parts = [

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mer.data.corpus import Corpus, CorpusInfo, Utterance, load_corpus
+from mer.data.fingerprint import DIGESTS
 from mer.data.places import find_corpus
 from mer.errors import UserError
 
@@ -175,6 +176,37 @@ def test_fingerprint_follows_the_content_and_nothing_else(
     (sound / "corpus.json").write_text(json.dumps({"labels": ["sad", "glad"]}))
     seen.add(load_corpus(sound).fingerprint())
     assert len(seen) == 10
+
+
+def rewritten(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def replaced(path: Path, data: bytes) -> None:
+    path.with_name("_new").write_bytes(data)
+    path.with_name("_new").rename(path)
+
+
+@pytest.mark.parametrize("change", [rewritten, replaced])
+def test_fingerprint_sees_a_recording_of_the_same_size_and_time(
+    sound: Path, change: Callable[[Path, bytes], None]
+) -> None:
+    """As `cp -p`, `rsync -t` and archives with fixed times leave it."""
+    first = load_corpus(sound).fingerprint()
+    path = next(iter((sound / "wavs").iterdir()))
+    then = path.stat()
+    data = path.read_bytes()
+    change(path, data[:-2] + bytes(2 * [data[-1] ^ 1]))
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert path.stat().st_size == then.st_size
+    assert load_corpus(sound).fingerprint() != first
+
+
+def test_fingerprint_works_where_what_is_remembered_is_damaged(sound: Path) -> None:
+    first = load_corpus(sound).fingerprint()
+    for path in Path(os.environ["MER_CACHE"]).rglob(DIGESTS):
+        path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), 3)))
+    assert load_corpus(sound).fingerprint() == first
 
 
 def test_fingerprint_works_where_the_cache_cannot_be_written(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
