@@ -354,7 +354,8 @@ def corpora_table(run: Run) -> Table | None:
 def _joint_differences(run: Run, names: list[str], summaries: dict[str, Summary]) -> dict[str, Joint]:
     found = {}
     for cell in names:
-        effects, variances = [], []
+        effects: list[float] = []
+        variances: list[float] = []
         for corpus, summary in summaries.items():
             baseline = run.baseline.get(corpus)
             if baseline is None or cell == baseline or cell not in summary.cells:
