@@ -76,6 +76,8 @@ def _slice(run: Run, corpus: str, factors: tuple[str, ...], fixed: Mapping[str, 
     total = int(np.prod([len(each) for each in levels]))
     if absent:
         return Refusal(corpus, factors, f"{absent} of {count(total, 'combination')} are not in the plan")
+    if run.unfinished(corpus) & set(cells.values()):
+        return Refusal(corpus, factors, "planned studies have not been run yet")
     table = scores.loc[list(cells.values())]
     complete = table.dropna(axis=1)
     gaps = int(table.isna().sum().sum())

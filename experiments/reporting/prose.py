@@ -12,7 +12,14 @@ from experiments.reporting.statistics.levels import FEWEST_UNITS
 from experiments.reporting.statistics.paired import TESTS
 from experiments.reporting.tables.latex import escape
 from experiments.reporting.tables.main import summarise
-from experiments.reporting.wording import cautions, listed, selection_rule, training_sentences, what_varies
+from experiments.reporting.wording import (
+    cautions,
+    listed,
+    post_hoc_sentence,
+    selection_rule,
+    training_sentences,
+    what_varies,
+)
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -69,7 +76,7 @@ def _tests(run: Run) -> str:
     claims = run.claims
     level = f"{run.spec.level * 100:g} %"
     if not claims:
-        undeclared = "No contrast of these cells was declared: tests are exploratory"
+        undeclared = "This space declares no contrast: tests are exploratory"
         return f"{undeclared}; intervals are {level} t intervals over studies."
     declared = [c for c in claims if not c.contrast.post_hoc]
     tests = listed(sorted({TESTS[c.contrast.test] for c in claims}))
@@ -87,7 +94,7 @@ def _tests(run: Run) -> str:
             "Student's t intervals of the paired differences."
         )
         if declared
-        else f"All contrasts are post hoc; test: {tests}, Holm-adjusted."
+        else f"All contrasts are post hoc. {post_hoc_sentence(claims)}"
     )
     scopes = sorted({c.scope for c in claims} - {"this test set"})
     if scopes:
@@ -97,6 +104,7 @@ def _tests(run: Run) -> str:
     post = len(claims) - len(declared)
     if post and declared:
         text += f" {count(post, 'contrast')} declared later {'is' if post == 1 else 'are'} marked post hoc."
+        text += f" {post_hoc_sentence(claims)}"
     return text
 
 
@@ -120,7 +128,7 @@ def protocol(run: Run) -> str:
     """The paragraph, as plain text."""
     parts = [
         _space(run), _studies(run), selection_rule(run), *training_sentences(run), _pruning(run), _tests(run),
-        _lost(run), *cautions(run),
+        _lost(run), run.spec.others, *cautions(run),
     ]  # fmt: skip
     return " ".join(part for part in parts if part)
 
@@ -249,9 +257,7 @@ def warnings(run: Run) -> list[str]:
     if run.spec.folds == 1:
         corpora = run.spec.document.get("corpora") or {}
         found += [f"{c}, {text}." for c in run.corpora for text in (corpora.get(c) or {}).get("caveats") or ()]
-    if run.spec.metric_post_hoc:
-        found.append("Post hoc: the metric was declared or changed after the first confirm result.")
-    return found + [n for n in run.spec.notices if n not in found]
+    return [*found, *([run.spec.others] if run.spec.others else []), *(n for n in run.spec.notices if n not in found)]
 
 
 def _mixed_code(run: Run, ran: pd.DataFrame) -> bool:

@@ -248,6 +248,11 @@ class Run:
         t = self.own
         return set(t.loc[(t["corpus"] == corpus) & (t["stage"] == "confirm") & (t["status"] == "diverged"), "cell"])
 
+    def unfinished(self, corpus: str) -> set[str]:
+        """Cells with planned studies that have not been run yet: a difference to them would be a look beforehand."""
+        t = self.own
+        return set(t.loc[(t["corpus"] == corpus) & (t["stage"] == "confirm") & (t["status"] == "missing"), "cell"])
+
     @cached_property
     def draws_each(self) -> int:
         """Draws of a cell and study as planned; 0 where nothing was tuned."""

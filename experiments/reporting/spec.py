@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.reporting.numbers import count
 from mer.errors import UserError
 
 SCOPES = ("this test set", "new dialogues", "new speakers", "new corpora")
@@ -95,6 +96,8 @@ class Spec:
     """And all that were ever declared for it."""
     marks: tuple[str, ...] = ()
     """What was changed after the first results."""
+    others: str = ""
+    """How many other questions were asked about these corpora in this results folder, as a sentence."""
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -169,7 +172,8 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
         resplit=bool(document.get("resplit", False)),
         alpha=float(document.get("alpha") or rules.get("alpha") or 0.05),
         description=str(written.get("description") or ""),
-        notices=(*_story(declared), *(str(n) for n in document.get("notices") or ())),
+        notices=(*_history(declared), *(str(n) for n in document.get("notices") or ())),
+        others=_others(declared),
         metric_post_hoc=bool((declared.get("metric") or {}).get("post_hoc")),
         second_look=dict(declared.get("second_look") or {}),
         declared=None if "declared" not in family else int(family["declared"]),
@@ -179,22 +183,20 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
     )
 
 
-def _story(declared: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of how the claims came to be declared."""
-    found = []
-    marks = [str(mark) for mark in declared.get("marks") or ()]
-    history = [str(line) for line in declared.get("history") or ()]
-    others = declared.get("others") or {}
-    if marks:
-        found.append(f"Changed after the first results: {'; '.join(marks)}.")
-    if len(history) > 1:
-        found.append(f"Declared {len(history)} times: {' '.join(f'{line}.' for line in history)}")
-    if others.get("contrasts"):
-        found.append(
-            f"Other questions about the same data in this results folder are families of their own: "
-            f"{others['contrasts']} contrasts, spaces: {others['spaces']}."
-        )
-    return found
+def _history(declared: Mapping[str, Any]) -> list[str]:
+    """How the claims came to be declared, where that was not at once."""
+    lines = [str(line) for line in declared.get("history") or ()]
+    return [f"Declared {len(lines)} times: {' '.join(f'{line}.' for line in lines)}"] if len(lines) > 1 else []
+
+
+def _others(declared: Mapping[str, Any]) -> str:
+    found = declared.get("others") or {}
+    if not found.get("contrasts"):
+        return ""
+    return (
+        "Other questions about the same data in this results folder are families of their own: "
+        f"{count(found['contrasts'], 'contrast')} of {count(found['spaces'], 'space')}."
+    )
 
 
 def read_spec(path: Path) -> Spec:

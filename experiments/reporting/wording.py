@@ -10,6 +10,7 @@ from experiments.reporting.searching import Ran, between, ran
 from experiments.reporting.statistics.paired import TESTS
 
 if TYPE_CHECKING:
+    from experiments.reporting.claims import Claim
     from experiments.reporting.run import Run
 
 
@@ -86,7 +87,7 @@ def family_sentence(run: Run) -> str:
     """The declared family and its test."""
     declared = [c for c in run.claims if not c.contrast.post_hoc]
     if not declared:
-        return ""
+        return "No contrast here was declared before the first test score."
     tests = listed(sorted({TESTS[c.contrast.test] for c in declared}))
     sizes = {c.contrast.family: c.family for c in declared}
     if len(sizes) == 1:
@@ -96,8 +97,19 @@ def family_sentence(run: Run) -> str:
     return f"p: {tests}, two-sided, Holm-adjusted within each declared family: {parts}."
 
 
+def post_hoc_sentence(claims: Iterable[Claim]) -> str:
+    """What the mark of a post hoc contrast means, and for how many its p is corrected."""
+    late = [claim for claim in claims if claim.contrast.post_hoc]
+    tests = listed(sorted({TESTS[claim.contrast.test] for claim in late}))
+    sizes = listed(str(size) for size in sorted({claim.family for claim in late}))
+    return (
+        f"Post hoc: declared or changed after the first confirm result; p: {tests}, two-sided, Holm-adjusted over all "
+        f"{sizes} that were ever declared."
+    )
+
+
 def cautions(run: Run) -> list[str]:
-    """What must stand beside every number: synthetic data, random weights, second looks."""
+    """What must stand beside every number: synthetic data, random weights, what was done after a look."""
     found = []
     confirm = run.confirm[~run.confirm["cell"].isin(run.imported)]
     for column, text in (
@@ -117,6 +129,10 @@ def cautions(run: Run) -> list[str]:
         found.append("Given these hyperparameters: they were tuned once, in the first study.")
     if run.second_look():
         found.append("Second look: studies or draws were added after the first test score had been seen.")
+    if run.spec.marks:
+        found.append(f"Changed after the first results: {'; '.join(run.spec.marks)}.")
+    if run.spec.metric_post_hoc:
+        found.append("Post hoc: the metric was declared or changed after the first confirm result.")
     return found
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from experiments.results.identity import Identifier, chain
@@ -50,16 +52,32 @@ def write(store: Store, old: str, new: str, proof: Mapping[str, str]) -> None:
     store.put(f"{FOLDER}/{new}-{old}.json", json.dumps(content, indent=1, sort_keys=True).encode())
 
 
+def recipes_and_codes(table: pa.Table) -> list[dict[str, Any]]:
+    """Each `recipe` and `code` of some trials, with their number as `count_all`."""
+    found: list[dict[str, Any]] = table.group_by(["recipe", "code"]).aggregate([([], "count_all")]).to_pylist()
+    return found
+
+
+def by_other_code(
+    rows: Iterable[Mapping[str, Any]], equal: Mapping[str, str], allow_outside: Collection[str] | None = ()
+) -> int:
+    """How many of `recipes_and_codes` were made by other code than today's; where that is not known, none.
+
+    allow_outside   as for `mer.recipe.read_recipe`; nothing is imported
+    """
+    names, count = Identifier(equal), 0
+    for row in rows:
+        with contextlib.suppress(UserError):  # of a level that is no more, or comes from outside
+            if names.code(read_recipe(row["recipe"], "ledger", allow_outside)) != row["code"]:
+                count += row["count_all"]
+    return count
+
+
 def changed_code(snapshot: Snapshot, space: str, equal: Mapping[str, str]) -> list[str]:
     """A notice where complete trials of a space were made by other code than today's: they do not count for it."""
     table = snapshot.effective.select(["space", "status", "recipe", "code"])
     mine = pc.and_(pc.equal(table["space"], space), pc.equal(table["status"], Status.COMPLETE.value))
-    rows = table.filter(mine).group_by(["recipe", "code"]).aggregate([([], "count_all")]).to_pylist()
-    names, count = Identifier(equal), 0
-    for row in rows:
-        with contextlib.suppress(UserError):  # of a level that is no more, or comes from outside
-            if names.code(read_recipe(row["recipe"], "ledger")) != row["code"]:
-                count += row["count_all"]
+    count = by_other_code(recipes_and_codes(table.filter(mine)), equal)
     if not count:
         return []
     return [

@@ -32,11 +32,14 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.results.identity import recipe_text
+from experiments.results.accepted import by_other_code, recipes_and_codes
+from experiments.results.identity import recipe_text, resolve_equal
 from experiments.results.standing import (
     Data,
     Declaration,
@@ -51,6 +54,7 @@ from experiments.results.standing import (
     standing,
 )
 from experiments.slots import Slot, Stage, Status
+from experiments.space.text import counted
 from mer.errors import UserError
 from mer.faults import visit
 from mer.storage import Store
@@ -268,16 +272,20 @@ def append(
 def confirmed(snapshot: Snapshot, plans: Iterable[Data]) -> dict[str, dict[str, int]]:
     """How many confirm results are on record of each cell that was ever declared."""
     cells = Cells(plans)
-    table = snapshot.effective
-    done = table.filter(
-        pc.and_(pc.equal(table["stage"], Stage.CONFIRM.value), pc.equal(table["status"], Status.COMPLETE.value))
-    )
     found: dict[str, dict[str, int]] = {}
-    for row in done.select(["corpus", "recipe"]).to_pylist():
+    for row in _results(snapshot).select(["corpus", "recipe"]).to_pylist():
         for base in cells.bases(row["recipe"]):
             here = found.setdefault(row["corpus"], {})
             here[base] = here.get(base, 0) + 1
     return found
+
+
+def _results(snapshot: Snapshot) -> pa.Table:
+    """The trials whose test scores are on record."""
+    table = snapshot.effective
+    return table.filter(
+        pc.and_(pc.equal(table["stage"], Stage.CONFIRM.value), pc.equal(table["status"], Status.COMPLETE.value))
+    )
 
 
 class Cells:
@@ -363,8 +371,17 @@ def changed_corpora(plan: Plan, store: Store) -> list[str]:
     return notices
 
 
-def standing_of(plan: Plan, chain: Chain, snapshot: Snapshot, first_result: str | None) -> Standing:
-    """How a plan's claims stand. A plan that was never declared stands as if it were declared now."""
+def standing_of(
+    plan: Plan,
+    chain: Chain,
+    snapshot: Snapshot,
+    first_result: str | None,
+    equal_code: Mapping[str, str] = MappingProxyType({}),
+) -> Standing:
+    """How a plan's claims stand. A plan that was never declared stands as if it were declared now.
+
+    equal_code   what `mer accept-code` has recorded
+    """
     mine = next((one for one in chain.declarations if one.id == plan.declaration), None)
     data = plan_data(plan)
     if mine is None:
@@ -380,7 +397,18 @@ def standing_of(plan: Plan, chain: Chain, snapshot: Snapshot, first_result: str 
     ran = {name for name in pc.unique(snapshot.table["declaration"]).to_pylist() if name}
     found = standing(mine, chain.declarations, old, ran)
     lost = [f"a declaration was lost: {name}" for name in chain.lost]
-    return dataclasses.replace(found, marks=(*lost, *found.marks))
+    return dataclasses.replace(found, marks=(*lost, *found.marks, *_other_code(plan, data, snapshot, equal_code)))
+
+
+def _other_code(plan: Plan, data: Data, snapshot: Snapshot, equal: Mapping[str, str]) -> list[str]:
+    """A mark where results of a plan's cells were seen that other code had made: they were run again after a look."""
+    cells, table = Cells([data]), _results(snapshot)
+    table = table.filter(pc.is_in(table["corpus"], pa.array(list(plan.corpora), pa.string())))
+    rows = [row for row in recipes_and_codes(table) if cells.bases(row["recipe"])]
+    found = [{**row, "code": resolve_equal(row["code"], equal)} for row in rows]
+    count = by_other_code(found, equal, None)  # what these recipes name, the plan names
+    what = f"{counted(count, 'confirm result')} of these cells made by other code had been seen"
+    return [f"source code: {what}"] if count else []
 
 
 # ---- space.yaml ----------------------------------------------------------------------------------------------

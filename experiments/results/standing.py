@@ -90,6 +90,7 @@ def cell_keys(recipe: Data, hypers: Sequence[Data]) -> dict[str, str]:
     base   the recipe without what is tuned: what a result on record can be matched with
     key    and what is tuned, in which range
     like   the recipe without what is tuned and without its budget: the same cell, trained longer or otherwise
+    twin   and without its replica: the same cell with other random streams
     """
     tuned = sorted(str(hyper["path"]) for hyper in hypers)
     whole = without(recipe, tuned)
@@ -98,6 +99,7 @@ def cell_keys(recipe: Data, hypers: Sequence[Data]) -> dict[str, str]:
         "base": base_of(recipe, tuned),
         "key": digest(canonical([whole, ranges])),
         "like": digest(canonical(_kind(whole))),
+        "twin": digest(canonical(_kind(without(whole, ["replica"])))),
     }
 
 
@@ -159,7 +161,7 @@ def units(plan: Data) -> list[str]:
 def settings(plan: Data) -> dict[str, str]:
     """What must not change after a look, each as text that can be shown and compared."""
     epochs = sorted({cell["epochs"] for cell in plan["cells"] if "epochs" in cell})
-    tuning = {key: value for key, value in plan["tuning"].items() if key != "draws"}
+    tuning = {key: value for key, value in plan["tuning"].items() if key != "draws" and draws(plan)}
     conditions = sorted(
         " ".join(f"{key} {value}" for key, value in sorted(condition["missing"].items())) or "complete"
         for condition in plan["conditions"]
@@ -176,10 +178,15 @@ def settings(plan: Data) -> dict[str, str]:
     }
 
 
+def draws(plan: Data) -> int:
+    """Draws of a cell and study; 0 where nothing is tuned, whatever the space says of draws."""
+    return int(plan["tuning"]["draws"]) if any(cell.get("hypers") for cell in plan["cells"]) else 0
+
+
 def meaning(plan: Data) -> str:
     """A digest of what a plan declares, in whatever order it is written."""
     cells = sorted([*_called(cell), cell["key"]] for cell in plan["cells"] if "key" in cell)
-    content = [plan["space"], cells, sorted(set(units(plan))), settings(plan), plan["studies"], plan["tuning"]["draws"]]
+    content = [plan["space"], cells, sorted(set(units(plan))), settings(plan), plan["studies"], draws(plan)]
     return digest(canonical(content))
 
 
@@ -202,14 +209,27 @@ class _Corpora:
             name = self._root[name]
         return name
 
-    def cells(self, plan: Data, kind: str) -> set[tuple[str, str]]:
-        return {(self.of(cell["corpus"]), cell[kind]) for cell in plan["cells"] if kind in cell}
+    def cells(self, plan: Data, kind: str) -> Counter[tuple[str, str]]:
+        """How many cells of a kind a plan has, in which corpus."""
+        return Counter(
+            (self.of(cell["corpus"]), cell.get(kind, cell["like"])) for cell in plan["cells"] if "like" in cell
+        )
+
+    def streams(self, plan: Data) -> set[tuple[str, str, str, int, int]]:
+        """Corpus, twin and base of each cell, and what its random streams come from: root seed and replica."""
+        return {
+            (self.of(cell["corpus"]), cell.get("twin", cell["like"]), cell["base"], plan["root_seed"],
+             int(cell["recipe"].get("replica", 0)))
+            for cell in plan["cells"]
+            if "like" in cell
+        }  # fmt: skip
 
 
 def _question(mine: Declaration, chain: Sequence[Declaration], corpora: _Corpora) -> list[Declaration]:
     """The declarations of a plan's question, in the chain's order."""
     places = {one.id: {corpora.of(name) for name in one.plan["corpora"]} for one in chain}
-    cells = {(one.id, kind): corpora.cells(one.plan, kind) for one in chain for kind in ("base", "like")}
+    kinds = ("base", "like", "twin")
+    cells = {(one.id, kind): corpora.cells(one.plan, kind) for one in chain for kind in kinds}
 
     def joined(one: Declaration, other: Declaration) -> bool:
         shared = places[one.id] & places[other.id]
@@ -217,8 +237,12 @@ def _question(mine: Declaration, chain: Sequence[Declaration], corpora: _Corpora
             return False
         if one.plan["space"] == other.plan["space"]:
             return True
-        common = (cells[one.id, kind] & cells[other.id, kind] for kind in ("base", "like"))
-        return any(sum(place == here for here, _ in found) >= 2 for found in common for place in shared)
+        common = (cells[one.id, kind] & cells[other.id, kind] for kind in kinds)
+        return any(
+            sum(number for (here, _), number in found.items() if here == place) >= 2
+            for found in common
+            for place in shared
+        )
 
     found, new = {mine.id}, [mine]
     while new:
@@ -304,10 +328,13 @@ def standing(
     gone = {name for known in timely for name in known.contrasts} - set(names)
     gone_late = {name for known in old for name in known.contrasts} - set(names)
     reference = newest(early)
-    marks, metric_late = _changes(mine, reference, timely)
+    blind = newest([one for one in early if not bases & set(seen[one.id])])
+    marks, metric_late = _changes(mine, reference, blind, timely)
     if any(one.id in apart for one in question):
         marks.append("a declaration knows of no run here and no run knows of it: it does not count as made in time")
     outside = [one for one in chain if one not in question and _shares_corpus(one, mine, corpora)]
+    if _other_streams(mine, outside, whole, seen[mine.id], corpora):
+        marks.append("root seed or replica: results of some of these cells with another one had been seen")
     metric = metric_key(mine.plan)
     times = [one.time for one in question if metric_key(one.plan) == metric]
     times += [known.time for known in old if known.metric == metric]
@@ -362,8 +389,33 @@ def metric_key(plan: Data) -> str:
     return f"{plan['metric']} {plan.get('direction', 'max')}"
 
 
-def _changes(mine: Declaration, reference: Sequence[Declaration], old: Sequence[Old]) -> tuple[list[str], bool]:
-    """What a plan has otherwise than it was last declared in time; is the metric among it?"""
+def _other_streams(
+    mine: Declaration,
+    outside: Sequence[Declaration],
+    chain: Sequence[Declaration],
+    seen: Iterable[tuple[str, str]],
+    corpora: _Corpora,
+) -> bool:
+    """Were results of one of a plan's cells, such as its baseline, seen with random streams that it does not take? One
+    could be chosen in which that cell is unlucky; a difference need not have been seen for that."""
+    before = ancestors(mine, {one.id: one for one in chain})
+    own = corpora.streams(mine.plan)
+    cells, taken = {found[:2] for found in own}, {(*found[:2], *found[3:]) for found in own}
+    there = {found for one in outside if one.id in before for found in corpora.streams(one.plan)}
+    return any(
+        (place, base) in seen and (place, twin) in cells and (place, twin, *streams) not in taken
+        for place, twin, base, *streams in there
+    )
+
+
+def _changes(
+    mine: Declaration, reference: Sequence[Declaration], blind: Sequence[Declaration], old: Sequence[Old]
+) -> tuple[list[str], bool]:
+    """What a plan has otherwise than it was last declared in time (`reference`); is the metric among it?
+
+    blind   what was last declared before there was any result, even of one cell alone: results of a baseline are enough
+            to choose a seed, or a number of studies, in which it is unlucky
+    """
     if not reference and not old:
         return [], True
     marks = []
@@ -371,7 +423,8 @@ def _changes(mine: Declaration, reference: Sequence[Declaration], old: Sequence[
     metric_late = all(metric_key(one.plan) != metric_key(mine.plan) for one in reference)
     metric_late = metric_late and all(known.metric != metric_key(mine.plan) for known in old)
     for name, value in now.items():
-        declared = [known[name] for known in before]
+        declared = [settings(one.plan)[name] for one in blind] if name == "root seed" and blind else []
+        declared = declared or [known[name] for known in before]
         if declared and value not in declared:
             marks.append(f"{name}: {value or 'none'} (declared: {' or '.join(dict.fromkeys(declared))})")
     renamed = _other_meaning(mine, reference)
@@ -381,10 +434,12 @@ def _changes(mine: Declaration, reference: Sequence[Declaration], old: Sequence[
         ("studies", mine.plan["studies"], [*(one.plan["studies"] for one in reference), *(one.studies for one in old)]),
         (
             "draws",
-            mine.plan["tuning"]["draws"],
-            [*(one.plan["tuning"]["draws"] for one in reference), *(one.draws for one in old)],
+            draws(mine.plan),
+            [*(draws(one.plan) for one in reference), *(one.draws for one in old)],
         ),
     ):
+        if name == "studies":
+            known += [one.plan["studies"] for one in blind if one.plan["studies"] > count]
         if count != max(known):
             marks.append(f"{'more' if count > max(known) else 'fewer'} {name}: {count} (declared: {max(known)})")
     return marks, metric_late
@@ -422,7 +477,7 @@ def _history(
         count = looks[one.id]
         lines.append(
             f"{counted(len(set(unit_of[one.id])), 'contrast')}, {counted(plan['studies'], 'study')}, "
-            f"{counted(plan['tuning']['draws'], 'draw')}"
+            f"{counted(draws(plan), 'draw')}"
             + "".join(f", {text}" for text in changed)
             + (f"; after {counted(count, 'confirm result')}" if count else "; before the first result")
         )

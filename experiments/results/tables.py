@@ -74,7 +74,7 @@ def write_tables(
     store = open_store(out) if isinstance(out, str) else out
     snapshot = ledger.refresh()
     first = first_result(plan, snapshot, verdicts)
-    found = standing_of(plan, read_chain(ledger.store, snapshot), snapshot, first)
+    found = standing_of(plan, read_chain(ledger.store, snapshot), snapshot, first, ledger.equal_code())
     used = sorted({verdict.trial for verdict in verdicts if verdict.trial is not None and verdict.trial in snapshot})
     scores = scores_table(plan, snapshot, used)
     _replace(store, "epochs.parquet", encode(epochs_table(snapshot, used)))

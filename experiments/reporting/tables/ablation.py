@@ -55,7 +55,9 @@ def chosen_on_validation(run: Run, corpus: str) -> str | None:
     return str(means.idxmax() if run.higher_is_better() else means.idxmin())
 
 
-def _row(run: Run, summary: Summary, cell: str, against: str | None, name: str, decimals: int) -> dict[str, Value]:
+def _row(
+    run: Run, corpus: str, summary: Summary, cell: str, against: str | None, name: str, decimals: int
+) -> dict[str, Value]:
     i = summary.cells.index(cell)
     row = {"change": text(name), "score": score(summary.means[i], summary.decimals, run.scale, summary.halves[i])}
     row["n"] = integer(summary.n[i])
@@ -64,7 +66,7 @@ def _row(run: Run, summary: Summary, cell: str, against: str | None, name: str, 
         return row
     a, b = summary.scores[i], summary.scores[summary.cells.index(against)]
     both = ~np.isnan(a) & ~np.isnan(b)
-    if both.any():
+    if both.any() and not {cell, against} & run.unfinished(corpus):
         r = compare(a[both], b[both], level=run.spec.level, higher_is_better=run.higher_is_better())
         row["delta"], row["interval"] = difference(r.mean, r.low, r.high, decimals, run.scale)
     return row
@@ -88,12 +90,14 @@ def _table(
             d = d[~np.isnan(d)]
             spreads.append(2 * float(d.std(ddof=1)) / d.size**0.5 if d.size > 1 else None)
     decimals = max(summary.decimals, decimals_for(spreads, run.scale, most=2))
-    rows = [_row(run, summary, cell, against, label, decimals) for cell, against, label in entries]
+    rows = [_row(run, corpus, summary, cell, against, label, decimals) for cell, against, label in entries]
     columns = (
         Column("change", head, "text"), Column("score", unit(run), "spread"), Column("n", "n"),
         Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI"),
     )  # fmt: skip
     everything = [spread_note(run), *notes]
+    if run.unfinished(corpus) & {cell for cell, _, _ in entries}:
+        everything.append(Note("Differences are withheld until all planned studies have been run."))
     suffix = f"_{corpus}" if len(run.corpora) > 1 else ""
     where = f" on {corpus}" if len(run.corpora) > 1 else ""
     return Table(name + suffix, title + where, columns, tuple(rows), tuple(everything), rules)

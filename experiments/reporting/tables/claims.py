@@ -8,7 +8,7 @@ from experiments.reporting.numbers import decimals_for, points
 from experiments.reporting.statistics.paired import TESTS
 from experiments.reporting.tables.main import delta_heading
 from experiments.reporting.tables.model import Column, Note, Table, Value, difference, integer, p_value, score, text
-from experiments.reporting.wording import family_sentence
+from experiments.reporting.wording import family_sentence, post_hoc_sentence
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -76,7 +76,7 @@ def claims_table(run: Run) -> Table | None:
         Column("holm", "Holm p"), Column("verdict", "verdict", "text"),
     ]  # fmt: skip
     notes = [
-        Note(family_sentence(run) or "All contrasts are post hoc."),
+        Note(family_sentence(run)),
         Note(
             "Intervals are uncorrected. g: Hedges' g of the paired differences; P(A>B): share of studies in which the "
             "first was better. MDE: smallest true difference that a t test at the family's strictest step finds with "
@@ -84,7 +84,7 @@ def claims_table(run: Run) -> Table | None:
         ),
     ]
     if any(c.contrast.post_hoc for c in run.claims):
-        notes.append(Note("Post hoc: declared or changed after the first confirm result.", "c"))
+        notes.append(Note(post_hoc_sentence(run.claims), "c"))
     if any(c.comparison is not None and c.comparison.constant and c.comparison.mean for c in run.claims):
         notes.append(Note("Where the difference was the same in every study, p is what their signs alone can tell."))
     return Table("claims", "Declared contrasts", tuple(columns), tuple(rows), tuple(notes))

@@ -29,7 +29,7 @@ from experiments.reporting.tables.model import (
     score,
     text,
 )
-from experiments.reporting.wording import family_sentence, interval_name, selection_rule, what_varies
+from experiments.reporting.wording import family_sentence, interval_name, post_hoc_sentence, selection_rule, what_varies
 from mer.metrics import metric as metric_of
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ def fewer_notes(run: Run, corpus: str, short: Sequence[str], planned: int) -> li
     notes = []
     if "a" in short:
         text_a = f"Fewer than the {planned} planned studies; see the accounting for why. Not compared with the best."
+        if run.unfinished(corpus):
+            text_a += " Differences are withheld until all planned studies have been run."
         notes.append(Note(text_a, "a"))
     if "x" in short:
         why = dict.fromkeys(rule for (c, _), rule in run.spec.excluded.items() if c == corpus)
@@ -217,8 +219,8 @@ def _against(
 ) -> list[Column]:
     """Differences to the declared baseline. p is the declared family's where a contrast was declared."""
     declared = _declared(run, corpus, baseline)
-    results = _differences(run, summary, baseline)
-    size = sum(r is not None and r.p is not None for r in results)
+    results = _differences(run, corpus, summary, baseline)
+    size = max(sum(r is not None and r.p is not None for r in results), run.spec.ever)
     adjusted = holm([r.p if r else None for r in results], size) if not declared else []
     halves = [(r.high - r.low) / 2 if r and r.low is not None and r.high is not None else None for r in results]
     decimals = max(summary.decimals, decimals_for(halves, run.scale, most=2))
@@ -260,13 +262,14 @@ def _declared(run: Run, corpus: str, baseline: str) -> dict[str, Claim]:
     }
 
 
-def _differences(run: Run, summary: Summary, baseline: str) -> list[Comparison | None]:
-    """One a cell, over the studies that it shares with the baseline."""
+def _differences(run: Run, corpus: str, summary: Summary, baseline: str) -> list[Comparison | None]:
+    """One a cell, over the studies that it shares with the baseline; none while planned ones have not been run."""
     reference = summary.scores[summary.cells.index(baseline)]
     results: list[Comparison | None] = []
+    unfinished = run.unfinished(corpus)
     for cell, scores in zip(summary.cells, summary.scores, strict=True):
         both = ~np.isnan(scores) & ~np.isnan(reference)
-        if cell == baseline or not both.any():
+        if cell == baseline or not both.any() or {cell, baseline} & unfinished:
             results.append(None)
             continue
         results.append(run.paired(cell, baseline, scores[both], reference[both]))
@@ -275,13 +278,17 @@ def _differences(run: Run, summary: Summary, baseline: str) -> list[Comparison |
 
 def _about_p(run: Run, declared: Mapping[str, Claim], size: int, some_without: bool) -> list[Note]:
     if not declared:
-        rows = count(size, "row")
-        test = f"p: paired t test, Holm-adjusted over the {rows}"
-        return [Note(f"{test}; no contrast of these cells was declared: exploratory.")]
+        what = f"all {size} contrasts that were ever declared" if size == run.spec.ever else count(size, "row")
+        return [
+            Note(
+                f"p: paired t test, Holm-adjusted over {what}; no difference to the baseline is declared here: "
+                "exploratory."
+            )
+        ]
     without = " Rows without p: no such difference to the baseline was declared and tested." if some_without else ""
     notes = [Note(family_sentence(run) + without)]
     if any(claim.contrast.post_hoc for claim in declared.values()):
-        notes.append(Note("Post hoc: declared or changed after the first confirm result.", "c"))
+        notes.append(Note(post_hoc_sentence(declared.values()), "c"))
     return notes
 
 
@@ -347,11 +354,15 @@ def corpora_table(run: Run) -> Table | None:
 def _joint_differences(run: Run, names: list[str], summaries: dict[str, Summary]) -> dict[str, Joint]:
     found = {}
     for cell in names:
-        effects, variances = [], []
+        effects: list[float] = []
+        variances: list[float] = []
         for corpus, summary in summaries.items():
             baseline = run.baseline.get(corpus)
             if baseline is None or cell == baseline or cell not in summary.cells:
                 continue
+            if {cell, baseline} & run.unfinished(corpus):
+                effects.clear()
+                break
             d = summary.scores[summary.cells.index(cell)] - summary.scores[summary.cells.index(baseline)]
             d = d[~np.isnan(d)]
             if d.size >= 2:

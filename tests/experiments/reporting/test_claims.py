@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.reporting.build import contents
 from experiments.reporting.prose import protocol, warnings
 from experiments.reporting.run import Run
 from experiments.reporting.spec import spec_of
@@ -218,6 +219,17 @@ def test_nothing_is_claimed_before_all_planned_studies_are_there(make_run: MakeR
     assert whole.adjusted == pytest.approx(2 * whole.p)  # it keeps its place
     row = next(r for r in run.tables["claims"].rows if r["verdict"].text == "withheld")
     assert set(row) & {"p", "holm", "interval", "delta", "n"} == set()
+    main = {row["fusion"].text: row for row in run.tables["main"].rows}
+    assert set(main["tacfn"]) & {"p", "interval", "delta", "g"} == set()
+    assert {"p", "interval", "delta"} <= set(main["gated"])
+    assert any("withheld until all planned studies" in note.text for note in run.tables["main"].notes)
+    two = not_run(
+        make_run(factors={"fusion": ("a", "b"), "pooling": ("c", "d")}, studies=8), "fusion=b pooling=c", (6, 7)
+    )
+    by_factor = {row["change"].text: set(row) for row in two.tables["factor_by_factor"].rows}
+    assert "delta" not in by_factor["fusion: b"]
+    assert {"delta", "interval"} <= by_factor["pooling: d"]
+    assert {row["effect"].text for row in two.tables["effects"].rows} == {"pooling"}
     lost = make_run(**options, lose=[("fusion=tacfn", 5)])  # ended for good: that is what was planned, and it is there
     assert verdicts(lost)["tacfn vs concat"] == "better"
 
@@ -269,8 +281,46 @@ def test_the_family_is_what_was_ever_declared_and_changes_are_said(make_run: Mak
     said = " ".join(warnings(run))
     assert "Declared 2 times: 1. 7 contrasts; before the first result. 2. 2 contrasts;" in said
     assert "Changed after the first results: alpha: 0.1 (declared: 0.05)." in said
-    assert "families of their own: 4 contrasts, spaces: 1." in said
+    assert "families of their own: 4 contrasts of 1 space." in said
     assert "Holm-adjusted over 7 contrasts declared" in protocol(run)
+    assert "families of their own: 4 contrasts of 1 space." in protocol(run)
+
+
+def test_what_was_changed_after_a_look_is_said_in_every_export(make_run: MakeRun) -> None:
+    """A table goes into a paper without its page: `alpha: 0.3` afterwards read "better" there, and nothing else."""
+    run = make_run(studies=6, post_hoc=("gated",), patterns=(("a",), ("t",)))
+    document = dict(run.spec.document)
+    document["declared"] = {
+        **document["declared"],
+        "metric": {"declared": "", "post_hoc": True},
+        "family": {"declared": 7, "ever": 11},
+        "marks": ["alpha: 0.3 (declared: 0.05)"],
+    }
+    run.spec = spec_of(document, "space.yaml")
+    files = contents(run)
+    exports = [name for name in files if name.startswith(("tables/", "protocol.", "index."))]
+    assert len(exports) > 20
+    for words in ("Changed after the first results: alpha: 0.3 (declared: 0.05)", "Post hoc: the metric was"):
+        assert [name for name in exports if words not in files[name].decode()] == []
+    for name in ("tables/claims.md", "tables/main.md", "protocol.txt"):
+        assert "Holm-adjusted over all 11 that were ever declared" in files[name].decode()
+    late = make_run(studies=6, post_hoc=("gated", "tacfn"))
+    assert "No contrast here was declared before the first test score." in [n.text for n in late.tables["main"].notes]
+    assert all(note.text for table in late.tables.values() for note in table.notes)
+
+
+def test_rows_without_a_declared_contrast_are_corrected_for_all_that_were_ever_declared(make_run: MakeRun) -> None:
+    """Else leaving all contrasts out of the YAML, and all rows but one, would leave its p as it is."""
+    run = make_run(studies=6, contrasts="none")
+    document = dict(run.spec.document)
+    document["contrasts"] = []
+    document["declared"] = {**document["declared"], "family": {"declared": 9, "ever": 11}}
+    alone = [row["p"].raw for row in run.tables["main"].rows if "p" in row]
+    again = make_run(studies=6)
+    again.spec = spec_of(document, "space.yaml")
+    corrected = [row["p"].raw for row in again.tables["main"].rows if "p" in row]
+    assert min(corrected) == pytest.approx(min(1.0, min(alone) * 11 / len(alone)))
+    assert "all 11 contrasts that were ever declared" in " ".join(n.text for n in again.tables["main"].notes)
 
 
 def test_where_less_is_better_a_larger_score_is_worse(make_run: MakeRun, lower_is_better: object) -> None:

@@ -216,6 +216,14 @@ def test_honest_spaces_of_one_folder_that_share_their_baseline_are_warned_of_not
 
     monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe: "the code of this test")
     whole = small_plan(cells=3, draws=2, studies=3)
+    models = enumerate(whole.cells)  # different ones: the cells of `small_plan` differ by their replica alone
+    whole = dataclasses.replace(
+        whole,
+        cells=tuple(
+            dataclasses.replace(cell, recipe={**cell.recipe, "replica": 0, "projection": {"dim": 16 + number}})
+            for number, cell in models
+        ),
+    )
     for other in ("f1", "f2"):
         cells = tuple(cell for cell in whole.cells if cell.name in ("fusion=f0", f"fusion={other}"))
         contrast = Contrast(other, "demo", {f"fusion={other}": 1.0, "fusion=f0": -1.0}, "ua")

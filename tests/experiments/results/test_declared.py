@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from experiments.results import accepted
 from experiments.results.declared import FOLDER, declare, read_chain, standing_of
 from experiments.results.ledger import Ledger
 from experiments.results.standing import Standing, cell_keys, contrast_key
@@ -22,6 +23,7 @@ from experiments.schedule.inline import run_inline
 from experiments.schedule.publish import publish
 from experiments.schedule.run import execute
 from experiments.schedule.session import Session
+from experiments.slots import Cell
 from experiments.space.load import make_plan
 from experiments.space.plan import Condition, Contrast, CorpusRef, Plan, Tuning
 from mer.errors import UserError
@@ -42,7 +44,16 @@ def against(other: str, name: str = "", **changes: Any) -> Contrast:
 def several(plan: MakePlan, count: int = 4, **changes: Any) -> Plan:
     """A plan of f0 and `count` others, each against f0."""
     contrasts = changes.pop("contrasts", tuple(against(f"f{number}") for number in range(1, count + 1)))
-    return plan(cells=count + 1, draws=1, epochs=2, contrasts=contrasts, **changes)
+    found = plan(cells=count + 1, draws=1, epochs=2, contrasts=contrasts, **changes)
+    return dataclasses.replace(found, cells=distinct(found))
+
+
+def distinct(plan: Plan) -> tuple[Cell, ...]:
+    """The cells of a plan as different models: those of `small_plan` differ by their replica alone."""
+    return tuple(
+        dataclasses.replace(cell, recipe={**cell.recipe, "replica": 0, "projection": {"dim": 16 + number}})
+        for number, cell in enumerate(plan.cells)
+    )
 
 
 def only(plan: Plan, *names: str) -> Plan:
@@ -202,6 +213,88 @@ def test_the_last_word_before_the_first_result_counts(small_plan: MakePlan, tmp_
     assert stands(several(small_plan, 2, studies=2), tmp_path).marks == ()
     assert stands(several(small_plan, 2, studies=5), tmp_path).marks == ("more studies: 5 (declared: 2)",)
     assert len(stands(several(small_plan, 2, studies=2), tmp_path).history) == 5
+
+
+def seeded(plan: Plan, replica: int) -> Plan:
+    """The plan with another `replica` in every cell: the same models with other random streams."""
+    cells = tuple(dataclasses.replace(cell, recipe={**cell.recipe, "replica": replica}) for cell in plan.cells)
+    return dataclasses.replace(plan, cells=cells)
+
+
+def test_another_replica_is_no_other_question(small_plan: MakePlan, tmp_path: Path) -> None:
+    """Else twenty replicas under twenty names would be twenty seeds without a mark."""
+    run(seeded(several(small_plan, 1), 1), tmp_path)
+    again = dataclasses.replace(seeded(several(small_plan, 1), 2), space="fresh")
+    found = stands(again, tmp_path)
+    assert (found.post_hoc, found.ever) == ((True,), 2)
+
+
+@pytest.mark.parametrize("space", ["small", "fresh"])
+@pytest.mark.parametrize("how", ["seed", "replica"])
+def test_a_seed_in_which_the_baseline_is_unlucky_is_not_chosen_unseen(
+    how: str, space: str, small_plan: MakePlan, tmp_path: Path
+) -> None:
+    """Results of one cell show no difference, but they show with which streams it does badly."""
+
+    def other(plan: Plan, number: int) -> Plan:
+        return dataclasses.replace(plan, root_seed=number) if how == "seed" else seeded(plan, number)
+
+    whole = several(small_plan, 1, root_seed=1) if how == "seed" else seeded(several(small_plan, 1), 1)
+    baseline = dataclasses.replace(only(whole, "f0"), options=())
+    for number in (1, 2, 3):
+        run(other(baseline, number), tmp_path)
+    found = stands(dataclasses.replace(other(whole, 2), space=space), tmp_path)
+    assert found.post_hoc == (how == "replica" and space == "small",)  # twins of the baseline are cells to compare
+    if how == "seed" and space == "small":
+        assert found.marks == ("root seed: 2 (declared: 1)",)
+    elif space == "fresh":
+        assert found.marks == ("root seed or replica: results of some of these cells with another one had been seen",)
+
+
+def test_a_number_of_studies_in_which_the_baseline_is_unlucky_is_not_chosen_unseen(
+    small_plan: MakePlan, tmp_path: Path
+) -> None:
+    run(only(several(small_plan, 1, studies=4), "f0"), tmp_path)
+    assert stands(several(small_plan, 1, studies=3), tmp_path).marks == ("fewer studies: 3 (declared: 4)",)
+    assert stands(several(small_plan, 1, studies=5), tmp_path).marks == ()  # a small trial of one cell beforehand
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_level_that_is_rewritten_after_a_look_is_marked(
+    outside: bool, small_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is edited, the same command is run again: everything is declared as it was, and all numbers are new."""
+    plan = several(small_plan, 1)
+    if outside:
+        (tmp_path / "a2lab.py").write_text("from mer.pooling import Pooling\n\n\nclass Best(Pooling):\n    pass\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        cells = tuple(
+            dataclasses.replace(cell, recipe={**cell.recipe, "pooling": {"name": "a2lab:Best"}}) for cell in plan.cells
+        )
+        plan = dataclasses.replace(plan, cells=cells)
+    run(plan, tmp_path)
+    assert stands(plan, tmp_path).marks == ()
+    monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe: "rewritten")
+    mark = "source code: 4 confirm results of these cells made by other code had been seen"
+    assert stands(plan, tmp_path).marks == (mark,)
+    assert stands(dataclasses.replace(plan, space="fresh"), tmp_path).marks == (mark,)
+    again = run(plan, tmp_path)
+    assert stands(plan, tmp_path).marks == (mark,)
+    document = yaml.safe_load((tmp_path / again.folder / "space.yaml").read_text())
+    assert document["declared"]["marks"] == [mark]
+    accepted.write(Ledger(str(tmp_path)).store, "the code of this test", "rewritten", {"a trial": "proves it"})
+    publish(again, Ledger(str(tmp_path)), str(tmp_path / again.folder))
+    document = yaml.safe_load((tmp_path / again.folder / "space.yaml").read_text())
+    assert document["declared"]["marks"] == []
+
+
+def test_draws_of_a_space_that_tunes_nothing_are_none(small_plan: MakePlan, tmp_path: Path) -> None:
+    plan = dataclasses.replace(several(small_plan, 1), hypers={})
+    run(plan, tmp_path)
+    again = dataclasses.replace(plan, tuning=Tuning(draws=5, grace=1, eta=3.0))
+    found = stands(again, tmp_path)
+    assert found.marks == ()
+    assert [line for line in found.history if "0 draws" not in line] == []
 
 
 def test_a_part_first_and_then_the_whole(small_plan: MakePlan, tmp_path: Path) -> None:
