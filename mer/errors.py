@@ -13,6 +13,9 @@ _USER = re.compile(r"\A(?:[^/@?&:]+@|[^/@?&]*:(?!\d+(?:[/?]|$)).*@)")
 """What stands for whoever asks; a key may hold slashes, and a number after a host's name is a port. A public bucket is
 read as `gs://anonymous@bucket`."""
 
+_COPIED = re.compile(r"""(?<![^\s'"`=,(\[{])[^\s/@:?&'"`=]{1,200}:[^\s/]\S{0,999}@(?=[\w.-]+[:/])""")
+"""`user:secret@` before a host or bucket without a scheme: as `scp` takes it, or with its `s3://` forgotten."""
+
 _OPTION = re.compile(r"([^&;=]*)=([^&;]*?)([:,'\")\]]*)(?=[&;]|\Z)")
 _OPTIONS = {
     "region", "scheme", "endpoint_override", "allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open",
@@ -29,8 +32,11 @@ def without_secrets(text: str) -> str:
     'cannot open s3://bucket/r?secret_key=***&region=eu'
     >>> without_secrets("s3://AKIA:a/b@bucket/r"), without_secrets("gs://anonymous@bucket/run@2")
     ('s3://***@bucket/r', 'gs://anonymous@bucket/run@2')
+    >>> without_secrets("anna:secret@host:/data"), without_secrets("anna@host:/data")
+    ('***@host:/data', 'anna@host:/data')
     """
-    return _ADDRESS.sub(_shown, text) if ":/" in text else text
+    shown = _ADDRESS.sub(_shown, text) if ":/" in text else text
+    return _COPIED.sub("***@", shown) if "@" in shown else shown
 
 
 def _shown(address: re.Match[str]) -> str:

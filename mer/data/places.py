@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mer.data.fetching import fetch_corpus
 from mer.data.fingerprint import cache_root
-from mer.errors import UserError, nearest
+from mer.errors import UserError, nearest, refuse_secrets
 from mer.names import LONGEST
 from mer.storage import is_address
 
@@ -22,6 +22,7 @@ def find_corpus(name: str, root: Path | str | None = None) -> Path:
     `demo` is made on first use; what lies in an object store (`s3://bucket/vnemos`, `gs://...`) is fetched; other names
     lie below `root`, by default the environment's `MER_DATA`, else `data`. A path to a folder is taken as it is.
     """
+    refuse_secrets(name)
     if is_address(name):
         return fetch_corpus(name, patience=HURRY_S)
     name = name.removeprefix("file://")

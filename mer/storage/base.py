@@ -105,9 +105,9 @@ def open_store(root: str | os.PathLike[str], *, hint: str = HINT, patience: floa
     from mer.storage.objects import PATIENCE_S, ObjectStore
 
     text = os.fspath(root)
+    refuse_secrets(text)
     if not is_address(text):
         return LocalStore(Path(text.removeprefix("file://")).absolute(), hint)
-    refuse_secrets(text)
     from pyarrow.fs import FileSystem
 
     try:

@@ -31,11 +31,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+COPIED = f"anna:{SECRET}@host:/data/results"
+"""As `scp` takes it."""
+
+SHOWN = {
+    ADDRESS: "s3://bucket/results?access_key=***&secret_key=***&endpoint_override=http://127.0.0.1:9",
+    COPIED: "***@host:/data/results",
+}
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str], folder: Path, address: str = ADDRESS) -> None:
     assert main(argv) == 2
     said = "".join(capsys.readouterr())
     assert "credentials in an address" in said
-    assert "s3://bucket/results?access_key=***&secret_key=***&endpoint_override=http://127.0.0.1:9" in said
+    assert SHOWN[address] in said
     assert SECRET not in said
     for file in folder.rglob("*"):
         assert SECRET not in file.name
@@ -44,15 +53,17 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], folder: Path) -
 
 @pytest.mark.parametrize("command", list(commands(build_parser())), ids=" ".join)
 def test_every_command_refuses_it(command: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused([*command, ADDRESS], capsys, folder)
-    refused([*command, f"--results={ADDRESS}"], capsys, folder)
+    for address in SHOWN:
+        refused([*command, address], capsys, folder, address)
+        refused([*command, f"--results={address}"], capsys, folder, address)
 
 
-def test_a_space_that_names_it_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("address", SHOWN)
+def test_a_space_that_names_it_is_refused(address: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = folder / "mine.yaml"
-    space.write_text(f"corpora: {ADDRESS}\nbase: {{encoders: {{text: words}}}}\nfactors: {{pooling: [mean]}}\n")
+    space.write_text(f"corpora: {address}\nbase: {{encoders: {{text: words}}}}\nfactors: {{pooling: [mean]}}\n")
     for command in (["plan", str(space)], ["run", "--space", str(space)]):
-        refused(command, capsys, folder)
+        refused(command, capsys, folder, address)
 
 
 @pytest.mark.parametrize("name", ["MER_FEATURES", "MER_DATA", "RAY_ADDRESS"])

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from mer.data.places import find_corpus
 from mer.errors import UserError, refuse_secrets, without_secrets
 from mer.storage import open_store
 
@@ -29,6 +30,10 @@ SECRET = "wJalrXUt/nFEMI+K7MDENG"
         f"gs://anonymous:{SECRET}@bucket/results",
         f"s3:/bucket/results?secret_key={SECRET}",  # as `pathlib` writes it
         f"abfs://account/container?sig={SECRET}",
+        f"AKIA:{SECRET}@host:/data/results",  # as `scp` takes it
+        f"AKIA:{SECRET}@host.example:results",
+        f"AKIA:a@{SECRET}@10.0.0.1:~/results",
+        f"AKIA:{SECRET}@bucket/results",  # its scheme forgotten
     ],
 )
 def test_no_message_shows_a_secret(address: str) -> None:
@@ -36,9 +41,9 @@ def test_no_message_shows_a_secret(address: str) -> None:
     for shown in (str(error), str(pickle.loads(pickle.dumps(error))), repr(error)):
         assert not any(part in shown for part in (SECRET, SECRET[:8], SECRET[-8:], "AKIA"))
     assert without_secrets(str(error)) == str(error)
-    if "://" in address:
+    for door in (open_store, find_corpus):
         with pytest.raises(UserError, match="credentials in an address") as caught:
-            open_store(address)
+            door(address)
         assert SECRET[-8:] not in str(caught.value)
         assert "AKIA" not in str(caught.value)
 
@@ -53,6 +58,13 @@ def test_no_message_shows_a_secret(address: str) -> None:
         "file:///home/anna@lab/what?a=b",
         "/home/anna@lab/what?key=b",
         "C:/data/a@b",
+        "anna@host:/data/corpus",
+        "results/fusion_vn@studies-3:x/y",
+        "results/a:b@c/d",
+        "a.yaml:12: the mail anna@lab.example:/x",
+        "train.jsonl:3: 'a:b' is not anna@lab.example/x",
+        "mylab.gate:DeepGate",
+        "mailto:anna@lab.example",
         "fusion=tacfn",
         "10.0.0.1:6379",
         "see https://docs.ray.io/en/latest/index.html",
