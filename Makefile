@@ -12,7 +12,9 @@ setup: $(STAMP)
 # The stamp makes a second run free; it is renewed when the pins or the project's metadata change.
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing PyTorch into $(VENV): once, one to a few minutes, by the network"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	@echo "Installing this project and the other packages: once, about a minute"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $(STAMP)
 

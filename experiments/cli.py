@@ -14,7 +14,7 @@ from typing import Any
 
 from mer import __version__
 from mer.commandline import Parser
-from mer.errors import UserError, refuse_secrets, without_secrets
+from mer.errors import UserError, UserErrors, refuse_secrets, without_secrets
 
 OK, BAD_INPUT, FAILED_TRIALS, INTERRUPTED = 0, 2, 3, 130
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake ends in one message and exit code 2, never in a traceback."""
     if argv is None:
         _speak_utf8()
-    argv = sys.argv[1:] if argv is None else argv
+    argv, args = sys.argv[1:] if argv is None else argv, None
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not show every label
@@ -109,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.path.append(_here())
         return int(args.func(args) or OK)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for one in error.errors if isinstance(error, UserErrors) else [error]:
+            print(f"error: {one}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader (head, less) went away. Python would complain again when it flushes at exit.
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in MACHINE and "temporary directory" not in str(error):
             raise
-        print(f"error: {_explained(error)}", file=sys.stderr)
+        print(f"error: {_explained(error, args)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -151,14 +152,14 @@ def _refuse(argv: Sequence[str]) -> None:
             raise UserError(f"a name that is not UTF-8: {text!a}", hint="Rename it: `convmv` does so.") from None
 
 
-def _explained(error: OSError) -> str:
+def _explained(error: OSError, args: argparse.Namespace | None) -> str:
     found = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error)
+    given = [f"--{name}" for name in ("results", "output", "out") if hasattr(args, name)]
+    made = f"What is made lies where {' or '.join(given)} says. " if given else ""
     hint = (
         "More files must be allowed: ulimit -n 4096."
         if error.errno in (errno.EMFILE, errno.ENFILE)
-        else (
-            "Results lie where --results says, what is kept for later where MER_CACHE says, temporary files in TMPDIR."
-        )
+        else f"{made}What is kept for later lies where MER_CACHE says, temporary files in TMPDIR."
     )
     return f"{without_secrets(found)}\n  {hint}"
 

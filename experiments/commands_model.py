@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mer.commandline import add_allow_outside, add_json, real, whole
-from mer.errors import UserError
+from mer.errors import UserError, inside
 
 if TYPE_CHECKING:
     from mer.checkpoint import Checkpoint
@@ -221,7 +221,9 @@ def open_corpus(name: str | None) -> Corpus:
 
     if name is None:
         raise UserError("no corpus named", expected="`corpus:` in the file, or --data FOLDER")
-    return load_corpus(find_corpus(name))
+    folder = find_corpus(name)
+    with inside(folder):
+        return load_corpus(folder)
 
 
 def read_config(path: Path) -> tuple[Recipe, str | None, int]:

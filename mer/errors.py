@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
@@ -136,6 +137,22 @@ class UserErrors(UserError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return UserErrors, (self.errors,)
+
+
+@contextlib.contextmanager
+def inside(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Mistakes in files of a folder name them by their place in it; said elsewhere, they name the folder too."""
+    try:
+        yield
+    except UserError as error:
+        found = error.errors if isinstance(error, UserErrors) else [error]
+        if any(type(one) is not UserError for one in found):
+            raise
+        root, named = os.fspath(folder), []
+        for one in found:
+            where = one.where if (one.where or root).startswith(root) else os.path.join(root, one.where or "")
+            named.append(_rebuild(UserError, one.problem, where, one.expected, one.nearest, one.hint))
+        raise UserErrors(named) if len(named) > 1 else named[0] from None
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

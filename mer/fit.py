@@ -33,14 +33,15 @@ def fit(
     """Train `recipe` into `output`; called again after an interruption it goes on where it was.
 
     Leaves `config.json` and `model.safetensors` of the best validation epoch and `tensorboard/`. The state that
-    resuming needs is written every `save_every` epochs and removed at the end.
+    resuming needs is written every `save_every` epochs and removed at the end; until then it and what TensorBoard reads
+    lie beside `output`, as `_<name>...`.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     trainer = Trainer(recipe, data, streams, store=store, device=device)
     identity = f"{recipe.digest()} {data.info.name} {streams}"
     state_path = output.with_name(f"_{output.name}{STATE}")
-    make_folder(output.parent / "tensorboard")
+    boards = make_folder(output.with_name(f"_{output.name}.tensorboard"))  # the model takes the place of its folder
     if state_path.exists():
         saved = torch.load(state_path, map_location="cpu", weights_only=True)
         if saved["identity"] != identity:
@@ -50,7 +51,7 @@ def fit(
                 hint="Remove that file to start anew, or choose another --output.",
             )
         trainer.load_state_dict(saved["trainer"])
-    with SummaryWriter(output.parent / "tensorboard" / output.name, purge_step=trainer.epochs_done + 1) as writer:
+    with SummaryWriter(boards, purge_step=trainer.epochs_done + 1) as writer:
         while not trainer.finished:
             report = trainer.epoch()
             writer.add_scalar("train/loss", report.train_loss, report.epoch)
@@ -67,6 +68,7 @@ def fit(
         best_epoch=trainer.best_epoch,
         valid=trainer.history[trainer.best_epoch - 1].valid,
     )
+    boards.replace(output / "tensorboard")
     state_path.unlink(missing_ok=True)
     return trainer
 

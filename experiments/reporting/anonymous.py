@@ -230,7 +230,10 @@ def anonymous_copy(source: Path, target: Path) -> list[Path]:
             "neither a run nor a results folder", where=str(source), expected="a folder with trials.parquet"
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError("there is something already", where=str(target), expected="a new or empty folder for the copy")
+        raise UserError(
+            "there is something already", where=str(target), expected="a new or empty folder for the copy",
+            hint="Remove it, or name another with --out DIR.",
+        )  # fmt: skip
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError("the copy would lie inside what is copied", where=str(target), expected="a folder beside it")
     mask = _mask_for(runs)

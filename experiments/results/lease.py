@@ -20,10 +20,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from mer.errors import UserError
 from mer.storage import LocalStore, Store
@@ -79,6 +80,32 @@ def living(store: Store) -> tuple[Driver, ...]:
         if all(ticket.runs or queue.has_beaten(ticket) for ticket in found):
             return tuple(ticket.driver for ticket in found)
         time.sleep(POLL_S)
+
+
+def drivers(store: Store) -> list[dict[str, Any]]:
+    """Who is at work in a results folder, or waits for its turn, and whether they look alive: one look, which removes
+    nothing. The age of a sign of life is by this machine's clock, so that `looks_dead` is a guess about others."""
+    found = []
+    for entry in store.list(FOLDER):
+        age = time.time() - entry.modified / 1e9
+        for ticket in _read(store, entry.name, entry.modified):
+            gone, dead = ticket.runs is False, ticket.runs is False or age > LOST_S
+            about = {"waits": not ticket.holding, "quiet_s": round(age), "gone": gone, "looks_dead": dead}
+            found.append({**asdict(ticket.driver), **about})
+    return found
+
+
+def drivers_text(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For people."""
+    lines = []
+    for driver in found:
+        who = Driver(*(driver[part.name] for part in fields(Driver)))
+        state = "waits for its turn" if driver["waits"] else "is at work"
+        if driver["looks_dead"]:
+            why = "its process is gone" if driver["gone"] else f"no sign of life for {driver['quiet_s']} s"
+            state = f"looks dead ({why}); its command, given again, goes on"
+        lines.append(f"a run {state}: {who}")
+    return lines or ["no run is at work here"]
 
 
 class Lease:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from experiments.results.lease import drivers, drivers_text
 from experiments.results.ledger import FOLDER, Ledger
 from experiments.slots import Status
 from mer import sealed
@@ -15,11 +16,13 @@ Table = dict[str, list[Any]]
 
 
 def status(folder: str) -> dict[str, Any]:
-    """Of a run: slots by status, what has come since its tables were written, failures. Of a folder: its runs."""
+    """Who is at work. Of a run: slots by status, what has come since its tables were written, failures. Of a folder:
+    its runs."""
     text = str(folder).rstrip("/")
     store = open_store(text)
     if _has(store, "trials.parquet"):
-        return _run(store, Ledger(parent_of(store.root)[0]))
+        ledger = Ledger(parent_of(store.root)[0])
+        return {**_run(store, ledger), "drivers": drivers(ledger.store)}
     runs = {}
     ledger = Ledger(text)
     for name in store.folders(""):
@@ -38,6 +41,7 @@ def status(folder: str) -> dict[str, Any]:
     return {
         "folder": text,
         "runs": runs,
+        "drivers": drivers(store),
         "ledger": {
             "trials": len(snapshot),
             "attempts": attempts,
@@ -53,7 +57,10 @@ def _no_tables_yet(store: Store) -> str | None:
     parent, name = parent_of(store.root)
     if name not in open_store(parent).folders(""):
         return None
-    trials = len(Ledger(parent).refresh())
+    ledger = Ledger(parent)
+    trials, working = len(ledger.refresh()), drivers(ledger.store)
+    if working:
+        return "\n  ".join([*drivers_text(working), "Tables are written half a minute after its start."])
     if not trials:
         return None
     return f"{parent} has {trials} trials on record; tables of {name} are written with the next `mer run`."
@@ -94,8 +101,8 @@ def _run(store: Store, ledger: Ledger) -> dict[str, Any]:
 def status_text(found: dict[str, Any]) -> str:
     """For people."""
     if "runs" not in found:
-        return "\n".join(_run_lines(found))
-    lines = []
+        return "\n".join([*drivers_text(found["drivers"]), *_run_lines(found)])
+    lines = drivers_text(found["drivers"])
     for run in found["runs"].values():
         lines += _run_lines(run)
     ledger = found["ledger"]

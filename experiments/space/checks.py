@@ -11,7 +11,7 @@ from experiments.space.fields import level_table
 from experiments.space.plan import CorpusRef, Plan
 from mer import levels
 from mer.encoders import WITHOUT_WEIGHTS
-from mer.errors import UserError
+from mer.errors import UserError, inside
 from mer.recipe import MissingConfig, Recipe
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def corpus_ref(folder: Path, address: str | None = None) -> CorpusRef:
     from mer.data.check import caveats
     from mer.data.corpus import SPLITS, load_corpus
 
-    corpus = load_corpus(folder)
+    with inside(folder):
+        corpus = load_corpus(folder)
     splits = {split: getattr(corpus, split) for split in SPLITS}
     offers = {f"features/{modality}" for modality in corpus.info.features}
     beside = {modality: folder / "features" / f"{modality}.offsets.npy" for modality in corpus.info.features}

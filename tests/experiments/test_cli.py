@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import build_parser, main
+from experiments.cli import _explained, build_parser, main
 from mer.commandline import JSON
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,28 @@ def test_user_mistakes_end_in_two_and_one_message(capsys: pytest.CaptureFixture[
     assert main(["predict", str(tmp_path)]) == 2
     assert main(["analyze", str(tmp_path)]) == 2
     assert main(["evaluate", str(tmp_path), "demo"]) == 2
+
+
+def test_each_of_several_mistakes_is_an_error_and_names_its_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "train.jsonl").write_text('{"utterance_id": "a"}\n[\n')
+    for command in (["run", "--space", "quickstart", "--data"], ["train", "examples/train.yaml", "--data"]):
+        assert main([*command, str(tmp_path)]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 5
+        assert all(line.startswith(f"error: {tmp_path}/") for line in lines), lines
+
+
+def test_a_hint_names_options_that_the_command_has() -> None:
+    parser, denied = build_parser(), OSError(errno.EACCES, "Permission denied", "/there")
+    for command, option in (
+        (["run", "--space", "s"], "--results"),
+        (["train", "r.yaml"], "--output"),
+        (["levels"], ""),
+    ):
+        hint = _explained(denied, parser.parse_args(command))
+        assert [word for word in hint.split() if word.startswith("--")] == ([option] if option else []), hint
 
 
 def test_several_factors_are_kept_one_option_each(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,8 +41,9 @@ def test_train_evaluate_predict(workplace: Path, capsys: pytest.CaptureFixture[s
         "SHA256SUMS",
         "config.json",
         "model.safetensors",
+        "tensorboard",
     ]
-    assert (workplace / "models" / "tensorboard" / "m").is_dir()
+    assert [path.name for path in (workplace / "models").iterdir()] == ["m"]
     capsys.readouterr()
     assert main(["evaluate", "models/m", "corpus", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from experiments.results import lease
-from experiments.results.lease import FOLDER, Lease, living
+from experiments.results.lease import FOLDER, Lease, drivers, drivers_text, living
 from mer.storage import LocalStore, Store
 from tests.mer.bucket import object_store
 
@@ -59,6 +59,28 @@ def test_the_second_waits_until_the_first_is_done(store: Store) -> None:
     assert third.take() is None
     third.give_back()
     assert store.list(FOLDER) == []
+
+
+def test_one_look_says_who_is_at_work_and_who_looks_dead_and_removes_nothing(store: Store) -> None:
+    assert drivers_text(drivers(store)) == ["no run is at work here"]
+    first, second = Lease(store, "one"), Lease(store, "two")
+    assert first.take() is None
+    assert second.take() is not None
+    elsewhere(store, "000003.far")
+    left = {"space": "left", "host": "here", "pid": os.getpid(), "since": "then", "holding": True, "beats": 1}
+    left |= {"machine": lease._machine(), "started": "1"}  # a process that had this one's number before
+    store.put(f"{FOLDER}/000004.left", json.dumps(left).encode())
+    lines = drivers_text(drivers(store))
+    assert [line.partition(", host")[0] for line in lines] == [
+        "a run is at work: space one", "a run waits for its turn: space two", "a run is at work: space far",
+        "a run looks dead (its process is gone); its command, given again, goes on: space left",
+    ]  # fmt: skip
+    assert f"process {os.getpid()}, since" in lines[0]
+    time.sleep(1.1)  # node7 gives no sign of life
+    assert "looks dead (no sign of life for " in drivers_text(drivers(store))[2]
+    assert len(store.list(FOLDER)) == 4
+    first.give_back()
+    second.give_back()
 
 
 def _work(make: Callable[[], Store], log: Path) -> None:
