@@ -20,6 +20,7 @@ from experiments.reporting.wording import (
     training_sentences,
     what_varies,
 )
+from experiments.results.identity import MASKS
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run
@@ -248,7 +249,7 @@ def warnings(run: Run) -> list[str]:
     if "dirty" in ran.columns and ran["dirty"].fillna(False).astype(bool).any():
         found.append("Some trials ran from a working tree with uncommitted changes.")
     data = (
-        ran.groupby("corpus")["data"].nunique()
+        ran["data"].str.partition(MASKS)[0].groupby(ran["corpus"]).nunique()
         if "data" in ran.columns and run.spec.folds == 1 and not run.spec.resplit
         else pd.Series(dtype=int)
     )

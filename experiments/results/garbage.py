@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.results.declared import Cells, Chain, append, read_chain
-from experiments.results.identity import Identifier
+from experiments.results.identity import MASKS, Identifier
 from experiments.results.lease import Lease
 from experiments.results.ledger import FOLDER, Ledger
 from experiments.results.standing import Data
@@ -173,7 +173,7 @@ class Named:
 
     def __call__(self, row: Row) -> bool:
         for base in self.cells.bases(row["recipe"]):
-            studies, folds = self.slots.get((row["corpus"], base, row["root"], row["data"]), (0, 0))
+            studies, folds = self.slots.get((row["corpus"], base, row["root"], row["data"].partition(MASKS)[0]), (0, 0))
             if row["study"] < studies and row["fold"] < folds:
                 return True
         return False

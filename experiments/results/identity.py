@@ -14,13 +14,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.results.closure import code_digest
+from experiments.space.conditions import condition_name
 from mer import levels
 from mer.errors import UserError
 
 if TYPE_CHECKING:
+    from experiments.space.plan import Condition
     from mer.recipe import Recipe
 
 VERSION = 1
@@ -36,6 +39,9 @@ CONDITIONS = tuple(
     for name in ("everything", "at_random", "at_rates", "one_pattern", "sample_of_patterns", "from_file")
 )
 """The protocols that test-time conditions are made of, which no recipe names."""
+
+MASKS = "+masks-"
+"""What goes before the digest of a file of masks in a trial's `data`."""
 
 BUNDLE = ("mer.bundle.trainer",)
 """And what a trial of a bundle runs besides."""
@@ -117,9 +123,33 @@ def recipe_code(recipe: Recipe) -> str:
 def code_roots(recipe: Recipe) -> tuple[tuple[str, ...], frozenset[str]]:
     """Where the search for a recipe's code begins, and the packages that it stays in."""
     targets = level_targets(recipe)
-    plugins = {target.partition(".")[0].partition(":")[0] for target in targets}
     bundle = () if recipe.bundle is None else BUNDLE
-    return (*TRAINER, *CONDITIONS, *bundle, *targets), frozenset({"mer", *plugins})
+    return (*TRAINER, *CONDITIONS, *bundle, *targets), _packages(targets)
+
+
+def _packages(targets: Iterable[str]) -> frozenset[str]:
+    return frozenset({"mer", *(target.partition(".")[0].partition(":")[0] for target in targets)})
+
+
+def masks_digest(missing: Mapping[str, Any], folder: Path) -> str:
+    """Of what is in the file of masks that a missing protocol names, for a corpus; "" where it names none."""
+    if missing.get("protocol") != "file":
+        return ""
+    from mer.data.mask_files import file_digest
+    from mer.recipe import MissingConfig
+
+    return file_digest(MissingConfig.model_validate(dict(missing), strict=False), folder) or ""
+
+
+def condition_key(condition: Condition, folder: Path) -> str:
+    """What the ledger calls a condition: its name, with a digest of what it means unless the name says all of that. So
+    scores are never taken for those of another condition of the same name."""
+    missing = condition.missing
+    protocol, masks = str(missing.get("protocol", "")), masks_digest(missing, folder)
+    if condition.name == condition_name(missing) and not masks and ":" not in protocol:
+        return condition.name
+    code = code_digest([protocol], _packages([protocol])) if ":" in protocol else ""
+    return f"{condition.name} #{digest(canonical([masks or missing, code]))[:8]}"
 
 
 class Identifier:

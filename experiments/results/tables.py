@@ -26,6 +26,7 @@ from experiments.results.declared import (
     space_yaml,
     standing_of,
 )
+from experiments.results.identity import condition_key
 from experiments.results.ledger import Ledger
 from experiments.results.records import encode
 from experiments.results.schema import (
@@ -233,13 +234,24 @@ def scores_table(plan: Plan, snapshot: Snapshot, trials: Sequence[str]) -> pa.Ta
         )
     ).sort_by([("trial", "ascending"), ("attempt", "ascending"), ("ended", "ascending")])
     rows = _exploded(done, "scores", SCORES)
-    wanted = {condition.name for condition in plan.conditions}
+    wanted = _conditions(plan)
     seen: set[tuple[str, str, str]] = set()
     keep = []
     for key in zip(*(rows[name].to_pylist() for name in ("trial", "condition", "metric")), strict=True):
         keep.append(key not in seen and key[1] in wanted)
         seen.add(key)
-    return rows.filter(pa.array(keep, pa.bool_()))
+    return _renamed(rows.filter(pa.array(keep, pa.bool_())), wanted)
+
+
+def _conditions(plan: Plan) -> dict[str, str]:
+    """The plan's conditions: what the ledger calls each, to what the plan does."""
+    folders = [ref.folder for ref in plan.corpora.values()]
+    return {condition_key(one, folder): one.name for one in plan.conditions for folder in folders}
+
+
+def _renamed(rows: pa.Table, conditions: Mapping[str, str]) -> pa.Table:
+    names = pa.array([conditions[key] for key in rows["condition"].to_pylist()], pa.string())
+    return rows.set_column(rows.schema.get_field_index("condition"), rows.schema.field("condition"), names)
 
 
 def _exploded(table: pa.Table, column: str, schema: pa.Schema) -> pa.Table:
@@ -260,7 +272,7 @@ def write_predictions(
     plan: Plan, ledger: Ledger, snapshot: Snapshot, store: Store, verdicts: Iterable[Verdict]
 ) -> None:
     """One file for each cell with confirmed trials; a file whose trials have not changed is left alone."""
-    conditions = [condition.name for condition in plan.conditions]
+    conditions = _conditions(plan)
     cells: dict[tuple[str, str], list[str]] = defaultdict(list)
     for verdict in verdicts:
         complete = verdict.slot.stage is Stage.CONFIRM and verdict.status is Status.COMPLETE
@@ -270,7 +282,7 @@ def write_predictions(
     for name, key in sorted(names.items()):
         trials = sorted(set(cells[key]))
         state = hashlib.blake2b(
-            repr([(trial, snapshot.attempts[trial]) for trial in trials] + conditions).encode(), digest_size=8
+            repr([(trial, snapshot.attempts[trial]) for trial in trials] + [*conditions]).encode(), digest_size=8
         ).hexdigest()
         if _state_of(store, name) == state:
             continue
@@ -291,7 +303,7 @@ def predictions_file(corpus: str, cell: str) -> str:
 
 
 def predictions_table(
-    ledger: Ledger, trials: Sequence[str], conditions: Sequence[str]
+    ledger: Ledger, trials: Sequence[str], conditions: Mapping[str, str]
 ) -> tuple[pa.Table, list[str], set[str]]:
     """Predictions of some trials, sorted by trial and condition; the labels that name their probabilities; and of which
     trials a complete attempt could be read, whether it predicted anything or not."""
@@ -312,7 +324,7 @@ def predictions_table(
                 pieces[trial, order[condition]] = rows.filter(pc.equal(rows["condition"], condition))
     parts = [pieces[key] for key in sorted(pieces)]
     whole = pa.concat_tables(parts) if parts else PREDICTIONS.empty_table()
-    return whole.combine_chunks(), labels, {trial for trial, _, _ in found}
+    return _renamed(whole, conditions).combine_chunks(), labels, {trial for trial, _, _ in found}
 
 
 def _state_of(store: Store, name: str) -> str | None:

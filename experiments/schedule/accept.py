@@ -1,25 +1,27 @@
 """`mer accept-code`: declare a refactoring equal, after a sample of recorded trials has come out the same.
 
 A trial is named by the code that made it. After a change that cannot change a number, recorded trials would count no
-more. This trains a sample of them again with today's code and compares curves, scores and predictions, bit for bit;
-only then is the new code's digest recorded as equal to the old one's.
+more. This trains a sample of them again with today's code and compares curves, and scores and predictions under every
+condition, bit for bit; only then is the new code's digest recorded as equal to the old one's. Confirmed trials come
+first, since the others were scored under no condition.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from experiments.results import accepted, identity
-from experiments.results.identity import TrialKey, resolve_equal
+from experiments.results.declared import read_chain
+from experiments.results.identity import TrialKey, condition_key, resolve_equal
 from experiments.results.ledger import Ledger
 from experiments.results.records import EpochRow
-from experiments.results.schema import COMPLETE
 from experiments.schedule.work import MakeWork, Spec, Work
 from experiments.slots import Slot, Stage, Status
-from experiments.space.plan import Condition, CorpusRef
+from experiments.space.plan import COMPLETE, Condition, CorpusRef
 from mer.errors import UserError, unknown
 from mer.recipe import read_recipe
 from mer.streams import derive
@@ -65,7 +67,8 @@ def accept(
     allow_outside: Collection[str] = (),
 ) -> list[str]:
     """Prove a change on a sample of its trials and record it. Returns the trials that proved it; raises otherwise."""
-    order = sorted(change.trials, key=lambda trial: derive("accept", trial))
+    stages = dict(zip(*(ledger.refresh().effective[name].to_pylist() for name in ("trial", "stage")), strict=True))
+    order = sorted(change.trials, key=lambda trial: (stages[trial] != Stage.CONFIRM, derive("accept", trial)))
     bundles = _bundles(ledger)
     chosen = [trial for trial in order if bundles.get(trial, (trial,))][: max(1, sample)]
     if not chosen:
@@ -75,9 +78,11 @@ def accept(
         )
     wanted = {other for trial in chosen for other in bundles.get(trial, (trial,))}
     rows = {row["trial"]: row for table in ledger.predictions(wanted) for row in table.to_pylist()}
+    conditions = _conditions(ledger, corpora, allow_outside)
     for trial in chosen:
         members = [rows[other] for other in bundles.get(trial, (trial,))]
-        difference = compare(trial, [_spec(row, corpora, allow_outside) for row in members], members, make_work)
+        specs = [_spec(row, corpora, conditions, allow_outside) for row in members]
+        difference = compare(trial, specs, members, make_work)
         if difference is not None:
             raise UserError(
                 f"the code is not equal: trial {trial} ({rows[trial]['cell']}) came out otherwise: {difference}",
@@ -125,12 +130,15 @@ def compare(trial: str, specs: Sequence[Spec], rows: Sequence[Row], make_work: M
         if len(curve) != len(recorded):
             return f"{len(recorded)} numbers on record, {len(curve)} now"
         finished = work.finish(number)
-        scores = [(s.condition, s.metric, s.value) for s in finished.scores]
-        if scores != [(s["condition"], s["metric"], s["value"]) for s in _complete(row["scores"])]:
-            return "test scores differ"
-        said = [(p.condition, p.utterance, p.prediction) for p in finished.predictions]
-        if said != [(p["condition"], p["utterance"], p["prediction"]) for p in _complete(row["predictions"])]:
-            return "predictions differ"
+        scored = [condition.name for condition in specs[number].conditions]
+        scores = {(s.condition, s.metric): s.value for s in finished.scores}
+        said = {(p.condition, p.utterance): p.prediction for p in finished.predictions}
+        for name in scored:
+            if _under(name, scores) != {s["metric"]: s["value"] for s in row["scores"] if s["condition"] == name}:
+                return f"test scores differ, {name}"
+            recorded_rows = [p for p in row["predictions"] or () if p["condition"] == name]
+            if _under(name, said) != {p["utterance"]: p["prediction"] for p in recorded_rows}:
+                return f"predictions differ, {name}"
         return None
     finally:
         work.close()
@@ -149,12 +157,30 @@ def _trained(work: Work, rows: Sequence[Row]) -> list[list[EpochRow]]:
     return found
 
 
-def _complete(rows: list[Row] | None) -> list[Row]:
-    """What was scored with nothing taken away. What other conditions stood for is the space's business."""
-    return [row for row in rows or () if row["condition"] == COMPLETE]
+def _under(condition: str, found: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    return {of: value for (name, of), value in found.items() if name == condition}
 
 
-def _spec(row: Row, corpora: Sequence[CorpusRef], allow_outside: Collection[str]) -> Spec:
+def _conditions(ledger: Ledger, corpora: Sequence[CorpusRef], allow_outside: Collection[str]) -> dict[str, Condition]:
+    """Every condition that was declared here, by what the ledger calls it; of those from outside the allowed ones."""
+    declared = [COMPLETE]
+    for plan in read_chain(ledger.store, ledger.refresh()).plans():
+        declared += [Condition(str(one["name"]), dict(one["missing"])) for one in plan["conditions"]]
+    found = {}
+    for one in declared:
+        protocol = str(one.missing.get("protocol", ""))
+        if ":" in protocol and protocol not in allow_outside:
+            continue
+        for ref in corpora:
+            with contextlib.suppress(UserError, ValueError):  # its file of masks is gone, or is another corpus's
+                name = condition_key(one, ref.folder)
+                found[name] = Condition(name, one.missing)
+    return found
+
+
+def _spec(
+    row: Row, corpora: Sequence[CorpusRef], known: Mapping[str, Condition], allow_outside: Collection[str]
+) -> Spec:
     corpus = next((ref for ref in corpora if ref.fingerprint == row["data"]), None)
     if corpus is None:
         names = ", ".join(f"{ref.name} ({ref.fingerprint[:8]})" for ref in corpora)
@@ -164,7 +190,7 @@ def _spec(row: Row, corpora: Sequence[CorpusRef], allow_outside: Collection[str]
             hint="Give its folder with --data. Trials on resplits or folds cannot be used as proof.",
         )
     recipe = read_recipe(row["recipe"], f"trial {row['trial']}", allow_outside)
-    conditions = tuple(dict.fromkeys(score["condition"] for score in _complete(row["scores"])))
+    scored = dict.fromkeys(score["condition"] for score in row["scores"] or ())
     key = TrialKey(
         row["recipe_digest"], row["code"], row["data"], row["corpus"], row["study"], row["fold"], row["stage"],
         row["root"], row["identity"],
@@ -179,6 +205,6 @@ def _spec(row: Row, corpora: Sequence[CorpusRef], allow_outside: Collection[str]
         epochs=recipe.training.epochs,
         metric=recipe.training.metric,
         corpus=corpus,
-        conditions=tuple(Condition(name) for name in conditions),
+        conditions=tuple(known[name] for name in scored if name in known),
         keep="none",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.protocol.actions import Fact, Unit
 from experiments.results.snapshot import Known, Snapshot
-from experiments.schedule.naming import Names, conditions_of
+from experiments.schedule.naming import Names
 from experiments.schedule.work import Result, Spec
 from experiments.slots import Slot, Stage, Status
 from experiments.space.plan import Plan
@@ -33,7 +33,7 @@ class Knowledge:
         if found is None or (found.status in (Status.FAILED, Status.OOM) and self._runs_again(trial)):
             return None
         if slot.stage is Stage.CONFIRM and found.status is Status.COMPLETE:
-            wanted = {condition.name for condition in conditions_of(self.plan, self.plan.cell_of(slot))}
+            wanted = {condition.name for condition in self.names.conditions(slot)}
             if not wanted <= found.conditions:
                 return None  # a condition was added: trained and scored again, by the same streams
         return found

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments.protocol.actions import Unit
-from experiments.results.identity import Identifier, TrialKey, canonical, digest, recipe_text
-from experiments.slots import Cell, Scalar, Slot, Stage
+from experiments.results.identity import (
+    MASKS,
+    Identifier,
+    TrialKey,
+    canonical,
+    condition_key,
+    digest,
+    masks_digest,
+    recipe_text,
+)
+from experiments.slots import Scalar, Slot, Stage
 from experiments.space.plan import Condition, Plan
 from mer.metrics import metric
 from mer.recipe import Bundle, Recipe
-
-
-def conditions_of(plan: Plan, cell: Cell) -> tuple[Condition, ...]:
-    """The conditions that a cell's models can be scored under: a pattern must leave something that they use."""
-    encoders = cell.recipe.get("encoders", {})
-    used = set(encoders) if isinstance(encoders, Mapping) else set()
-    return tuple(
-        condition
-        for condition in plan.conditions
-        if not condition.missing.get("available") or used & set(condition.missing["available"])
-    )
 
 
 class Names:
@@ -32,6 +30,7 @@ class Names:
         self._recipes: dict[tuple[str, str, tuple[tuple[str, Scalar], ...]], tuple[Recipe, str]] = {}
         self._layouts: dict[tuple[Slot, ...], tuple[Unit, str]] = {}
         self._named: dict[Slot, tuple[Unit, tuple[TrialKey, str]]] = {}
+        self._conditions: dict[tuple[str, str], tuple[Condition, ...]] = {}
 
     def key(self, slot: Slot, unit: Unit) -> tuple[TrialKey, str]:
         """The identity of the trial that fills a slot of a unit, and its recipe as text."""
@@ -47,7 +46,7 @@ class Names:
         key = TrialKey(
             recipe=digest(text),
             code=self._identifier.code(recipe),
-            data=self._data(slot),
+            data=self._data(slot) + self._masks(slot, recipe),
             corpus=slot.corpus,
             study=slot.study,
             fold=slot.fold,
@@ -56,6 +55,21 @@ class Names:
         )
         self._named[slot] = (unit, (key, text))
         return key, text
+
+    def conditions(self, slot: Slot) -> tuple[Condition, ...]:
+        """The conditions that a slot's model can be scored under (a pattern must leave something that it uses), by
+        what the ledger calls them."""
+        cell = (slot.corpus, slot.cell)
+        if cell not in self._conditions:
+            encoders = self.plan.cell_of(slot).recipe.get("encoders", {})
+            used = set(encoders) if isinstance(encoders, Mapping) else set()
+            folder = self.plan.corpora[slot.corpus].folder
+            self._conditions[cell] = tuple(
+                Condition(condition_key(condition, folder), condition.missing)
+                for condition in self.plan.conditions
+                if not condition.missing.get("available") or used & set(condition.missing["available"])
+            )
+        return self._conditions[cell]
 
     def trial(self, slot: Slot, unit: Unit) -> str:
         return self.key(slot, unit)[0].trial
@@ -100,6 +114,12 @@ class Names:
         plan = self.plan
         folds = f"+{plan.folds.by}/{plan.folds.count}" if plan.folds.by else ""
         return plan.corpora[slot.corpus].fingerprint + folds + ("+resplit" if plan.resplit else "")
+
+    def _masks(self, slot: Slot, recipe: Recipe) -> str:
+        """The files of masks that a recipe trains and validates under: part of the data too."""
+        used = [config.model_dump() for config in (recipe.missing.train, recipe.missing.valid) if config is not None]
+        found = [masks_digest(missing, self.plan.corpora[slot.corpus].folder) for missing in used]
+        return "".join(f"{MASKS}{masks[:16]}" for masks in found if masks)
 
     def _alone(self, slot: Slot, params: Mapping[str, Scalar]) -> tuple[Recipe, str]:
         """A slot's recipe as if it were trained alone, and its text."""

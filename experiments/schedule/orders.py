@@ -7,7 +7,6 @@ from dataclasses import replace
 from experiments.protocol.actions import Stop, Unit
 from experiments.protocol.state import State
 from experiments.schedule.knowledge import Knowledge
-from experiments.schedule.naming import conditions_of
 from experiments.schedule.work import Closing, Do, Member, Order, Spec
 from experiments.slots import Slot, Stage, Status
 from experiments.space.plan import Plan
@@ -62,7 +61,7 @@ class Orders:
             corpus=plan.corpora[slot.corpus],
             folds=plan.folds,
             resplit=plan.resplit,
-            conditions=conditions_of(plan, plan.cell_of(slot)) if slot.stage is Stage.CONFIRM else (),
+            conditions=self.names.conditions(slot) if slot.stage is Stage.CONFIRM else (),
             keep=plan.keep,
             attempt=self.knowledge.attempts.get(key.trial, 0),
             params=dict(unit.params[unit.slots.index(slot)]),

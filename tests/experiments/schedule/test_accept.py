@@ -15,7 +15,8 @@ from experiments.schedule.fake import FakeWork, MakeFake
 from experiments.schedule.inline import run_inline
 from experiments.schedule.run import execute
 from experiments.schedule.session import Session
-from experiments.schedule.work import Epoch
+from experiments.schedule.work import Epoch, Finished
+from experiments.space.plan import COMPLETE, Condition
 from mer.errors import UserError
 
 
@@ -61,6 +62,29 @@ def test_code_that_changes_a_number_is_refused(
         accept(ledger, change, [], MakeFake())
 
 
+def test_code_that_changes_a_score_under_one_condition_is_refused(
+    small_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever trials are drawn for the proof: those of the tune stage were never scored."""
+
+    class Other(FakeWork):
+        def finish(self, member: int) -> Finished:
+            found = super().finish(member)
+            scores = [
+                dataclasses.replace(s, value=s.value + 0.1 * s.condition.startswith("half")) for s in found.scores
+            ]
+            return dataclasses.replace(found, scores=scores)
+
+    plan = small_plan(cells=1, studies=1, draws=12)
+    ledger = Ledger(str(tmp_path))
+    execute(plan, ledger, executor="inline", progress=False, make_work=MakeFake())
+    monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe: "other code")
+    (change,) = changes(ledger)
+    with pytest.raises(UserError, match="came out otherwise: test scores differ, half"):
+        accept(ledger, change, list(plan.corpora.values()), Other, sample=1)
+    accept(ledger, change, list(plan.corpora.values()), MakeFake(), sample=1)
+
+
 def test_a_run_says_which_recorded_trials_do_not_count_for_todays_code(
     small_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,3 +121,26 @@ def test_a_ledger_from_elsewhere_runs_no_code(
     with pytest.raises(UserError, match=r"is not a fusion|unknown class"):
         changes(ledger, [name])
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_condition_from_outside_is_scored_for_a_proof_only_where_it_is_allowed(
+    small_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lost_to.py").write_text("def chance(config, ids, modalities, seed): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "lost_to:chance"
+    plan = small_plan(cells=1, studies=1, conditions=(COMPLETE, Condition("outside", {"protocol": name})))
+    ledger = Ledger(str(tmp_path / "results"))
+    execute(plan, ledger, executor="inline", progress=False, make_work=MakeFake())
+    asked: list[str] = []
+
+    class Asking(FakeWork):
+        def finish(self, member: int) -> Finished:
+            asked.extend(condition.name.partition(" ")[0] for condition in self.specs[member].conditions)
+            return super().finish(member)
+
+    for code, allowed in (("other code", []), ("more code", [name])):
+        monkeypatch.setattr("experiments.results.identity.recipe_code", lambda recipe, code=code: code)
+        (change,) = changes(ledger, allowed)
+        accept(ledger, change, list(plan.corpora.values()), Asking, sample=1, allow_outside=allowed)
+    assert asked == ["complete", "complete", "outside"]
