@@ -281,12 +281,12 @@ def _about_p(run: Run, declared: Mapping[str, Claim], size: int, some_without: b
         what = f"all {size} contrasts that were ever declared" if size == run.spec.ever else count(size, "row")
         return [
             Note(
-                f"p: paired t test, Holm-adjusted over {what}; no difference to the baseline is declared here: "
-                "exploratory."
+                f"p: paired t test, Holm-adjusted over {what}; no difference to the baseline on this test set is "
+                "declared here: exploratory."
             )
         ]
     without = " Rows without p: no such difference to the baseline was declared and tested." if some_without else ""
-    notes = [Note(family_sentence(run) + without)]
+    notes = [Note(family_sentence(declared.values()) + without)]
     if any(claim.contrast.post_hoc for claim in declared.values()):
         notes.append(Note(post_hoc_sentence(declared.values()), "c"))
     return notes
