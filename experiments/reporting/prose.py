@@ -127,7 +127,7 @@ def protocol(run: Run) -> str:
     """The paragraph, as plain text."""
     parts = [
         _space(run), _studies(run), selection_rule(run), *training_sentences(run), _pruning(run), _tests(run),
-        _lost(run), run.spec.others, *cautions(run),
+        _lost(run), run.spec.hidden, run.spec.others, *cautions(run),
     ]  # fmt: skip
     return " ".join(part for part in parts if part)
 
@@ -255,7 +255,8 @@ def warnings(run: Run) -> list[str]:
     if run.spec.folds == 1:
         corpora = run.spec.document.get("corpora") or {}
         found += [f"{c}, {text}." for c in run.corpora for text in (corpora.get(c) or {}).get("caveats") or ()]
-    return [*found, *([run.spec.others] if run.spec.others else []), *(n for n in run.spec.notices if n not in found)]
+    found += [line for line in (run.spec.hidden, run.spec.others) if line]
+    return found + [n for n in run.spec.notices if n not in found]
 
 
 def _mixed_code(run: Run, ran: pd.DataFrame) -> bool:

@@ -150,7 +150,7 @@ def fewer_notes(run: Run, corpus: str, short: Sequence[str], planned: int) -> li
         notes.append(Note(text_a, "a"))
     if "x" in short:
         why = dict.fromkeys(rule for (c, _), rule in run.spec.excluded.items() if c == corpus)
-        notes.append(Note(f"Not run, by declaration: {'; '.join(why)}.", "x"))
+        notes.append(Note(f"Left out, by declaration: {'; '.join(why)}.", "x"))
     return notes
 
 
@@ -201,6 +201,7 @@ def main_table(run: Run, corpus: str) -> Table:
     if baseline is not None:
         columns += _against(run, corpus, baseline, summary, rows, notes)
     notes += fewer_notes(run, corpus, short, planned)
+    notes += [Note(run.spec.hidden)] if run.spec.hidden else []
     if run.imported & set(summary.cells):
         text_b = "Imported predictions, paired by utterance; how that system was trained and tuned is not known here."
         if run.single & set(summary.cells):

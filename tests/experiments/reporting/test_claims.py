@@ -141,7 +141,7 @@ def test_each_p_is_named_by_the_test_that_it_is_of(make_run: MakeRun) -> None:
     run = make_run(test="sign_flip", studies=7, factors={"fusion": ("a", "b", "c", "d", "e")})
     alone = {claim.verdict for claim in run.claims}
     assert alone == {"undecidable"}  # 4 x 2 / 2^7 = .0625
-    assert [n.text for n in run.tables["claims"].notes][0] == (
+    assert run.tables["claims"].notes[0].text == (
         "p: exact sign-flip test, two-sided; Holm-adjusted over the 4 declared contrasts."
     )
     first, second, *others = run.spec.contrasts
@@ -163,7 +163,10 @@ def test_each_p_is_named_by_the_test_that_it_is_of(make_run: MakeRun) -> None:
     both = make_run(studies=7)
     both.spec = replace(both.spec, contrasts=(replace(both.spec.contrasts[0], margin=0.05, scope="new speakers"),))
     [claim] = both.claims
-    assert (claim.verdict, claim.text.rpartition(": ")[2]) == ("refused", "equivalence is tested on this test set alone")
+    assert (claim.verdict, claim.text.rpartition(": ")[2]) == (
+        "refused",
+        "equivalence is tested on this test set alone",
+    )
 
 
 def test_a_scope_that_the_data_cannot_carry_is_refused(make_run: MakeRun) -> None:
