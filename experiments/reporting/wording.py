@@ -51,7 +51,8 @@ def selection_rule(run: Run) -> str:
         when = "once, in the first study" if run.spec.tuning.get("once") else "once in each study"
         values = f"drawn {when}, without selection" if any(run.spec.tuned.values()) else "fixed beforehand"
         return f"Hyperparameters were {values}; test scores are of {epoch}, scored once."
-    where = "once, in the first study" if run.spec.tuning.get("once") else "in every cell and study"
+    where = "in every cell, study and fold" if run.spec.folds > 1 else "in every cell and study"
+    where = "once, in the first study" if run.spec.tuning.get("once") else where
     sampler = {"sobol": "scrambled Sobol", "random": "random", "tpe": "TPE"}.get(
         str(run.spec.tuning.get("sampler", "sobol")), str(run.spec.tuning.get("sampler"))
     )

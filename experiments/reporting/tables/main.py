@@ -126,8 +126,9 @@ def delta_heading(run: Run, what: str = "Δ") -> str:
 
 
 def spread_note(run: Run) -> Note:
+    folds = f", each averaged over {run.spec.folds} test folds by {run.spec.fold_by}," if run.spec.folds > 1 else ""
     return Note(
-        f"Mean over n studies ± half-width of the {interval_name(run)}. A study varies {what_varies(run)}; within a "
+        f"Mean over n studies{folds} ± half-width of the {interval_name(run)}. A study varies {what_varies(run)}; within a "
         "study they are the same for every row."
     )
 
@@ -212,7 +213,8 @@ def main_table(run: Run, corpus: str) -> Table:
         notes.append(Note(text_b, "b"))
     suffix = f" on {corpus}" if len(run.corpora) > 1 or corpus != "demo" else " on the demo corpus"
     name = "main" if len(run.corpora) == 1 else f"main_{corpus}"
-    return Table(name, f"{run.metric_name()}{suffix}, test split", tuple(columns), tuple(rows), tuple(notes))
+    tested = f"test folds by {run.spec.fold_by}" if run.spec.folds > 1 else "test split"
+    return Table(name, f"{run.metric_name()}{suffix}, {tested}", tuple(columns), tuple(rows), tuple(notes))
 
 
 def _against(
@@ -240,7 +242,8 @@ def _against(
             claim = declared[cell]
             rows[i]["p"] = p_value(claim.adjusted, "c" if claim.contrast.post_hoc else "")
     against = f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}), with its uncorrected t interval; "
-    notes.append(Note(against + "g: Hedges' g of the paired differences."))
+    g = "g: Hedges' g of the paired differences." if any("g" in row for row in rows) else ""
+    notes.append(Note((against + g).rstrip("; ") + ("" if g else ".")))
     notes += _about_p(run, declared, size, any("p" not in row for row in rows if "interval" in row))
     columns = [Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI")]
     if any("g" in row for row in rows):

@@ -277,3 +277,13 @@ def test_a_single_draw_from_a_range_was_not_fixed_beforehand(make_run: MakeRun) 
     fixed.spec = dataclasses.replace(fixed.spec, tuned={})
     assert "Hyperparameters were drawn once in each study, without selection" in protocol(run)
     assert "Hyperparameters were fixed beforehand" in protocol(fixed)
+
+
+def test_folds_are_named_where_scores_are_of_folds(make_run: MakeRun) -> None:
+    table = make_run(folds=5, studies=3).tables["main"]
+    assert table.title.endswith("test folds by session")
+    said = " ".join(note.text for note in table.notes)
+    assert "Mean over n studies, each averaged over 5 test folds by session, ±" in said
+    assert "draws in every cell, study and fold" in said
+    two = make_run(studies=2).tables["main"]
+    assert not any("Hedges" in note.text for note in two.notes)  # there is none of two studies
