@@ -167,8 +167,11 @@ def _joint_scope(claims: list[Claim], level: float) -> Scope:
     return Scope("new corpora", joint.mean, joint.low, joint.high, joint.p, basis)
 
 
-def _worded(claim: Claim, run: Run) -> Claim:
-    """The verdict and the sentence, once the adjusted p value is known."""
+def _worded(claim: Claim, run: Run, open_ended: int) -> Claim:
+    """The verdict and the sentence, once the adjusted p value is known.
+
+    open_ended   claims whose p can be as small as it may be: Holm's steps to them leave fewer for an exact test
+    """
     contrast, c = claim.contrast, claim.comparison
     if c is None:
         return claim
@@ -179,6 +182,8 @@ def _worded(claim: Claim, run: Run) -> Claim:
     if contrast.metric != run.spec.metric:
         where += f" in {run.metric_name(contrast.metric)}"
     refusal = scope.refusal if scope is not None else f"unknown scope; expected {', '.join(SCOPES)}"
+    if contrast.margin is not None and contrast.scope != "this test set":
+        refusal = refusal or "equivalence is tested on this test set alone"
     if refusal or scope is None:
         text = f"No claim for {contrast.scope} about {_pair(claim)}{where}: {refusal}"
         return replace(claim, verdict="refused", text=text)
@@ -188,7 +193,8 @@ def _worded(claim: Claim, run: Run) -> Claim:
     if contrast.margin is not None:
         return _worded_margin(claim, run, contrast.margin, where, evidence, n)
     tested = f", {'Holm ' if claim.family > 1 else ''}p {_equals(claim.adjusted)}" if claim.adjusted is not None else ""
-    return _worded_difference(claim, c, run, where, mean, f"{evidence}{tested}, {n}")
+    steps = claim.family - (open_ended if _is_exact(contrast) else 0)
+    return _worded_difference(claim, c, run, where, mean, f"{evidence}{tested}, {n}", steps)
 
 
 def _pair(claim: Claim) -> str:
@@ -216,7 +222,9 @@ def _worded_margin(claim: Claim, run: Run, margin: float, where: str, evidence: 
     return replace(claim, verdict=verdict, text=f"{text} {within}", evidence=detail)
 
 
-def _worded_difference(claim: Claim, c: Comparison, run: Run, where: str, mean: float, detail: str) -> Claim:
+def _worded_difference(
+    claim: Claim, c: Comparison, run: Run, where: str, mean: float, detail: str, steps: int
+) -> Claim:
     contrast, (first, second) = claim.contrast, claim.sides
     plain = bool(first and second)
     if _significant(claim, run):
@@ -228,7 +236,7 @@ def _worded_difference(claim: Claim, c: Comparison, run: Run, where: str, mean: 
             text = f"{contrast.name}{where}: {'+' if mean > 0 else '−'}{size}"
         return replace(claim, verdict="better" if good else "worse", text=text, evidence=detail)
     beyond = contrast.scope in UNIT_COLUMN or contrast.scope == "new corpora"
-    decided = decidability(c.n, claim.family, contrast.test, run.spec.alpha)
+    decided = decidability(c.n, steps, contrast.test, run.spec.alpha)
     if not decided.possible and not beyond:
         family = f" in a family of {claim.family}" if claim.family > 1 else ""
         return replace(
@@ -275,7 +283,16 @@ def claims_of(run: Run) -> list[Claim]:
         p_values = [_decisive(found[i]) for i in members]
         late = [found[i].contrast.post_hoc for i in members]
         corrected.update(zip(members, adjusted(p_values, late, declared, ever), strict=True))
-    return [_worded(replace(claim, adjusted=corrected[i]), run) for i, claim in enumerate(found)]
+    open_ended = sum(claim.p is not None and not _is_exact(claim.contrast) for claim in found)
+    return [
+        _worded(replace(claim, p=_decisive(claim), adjusted=corrected[i]), run, open_ended)
+        for i, claim in enumerate(found)
+    ]
+
+
+def _is_exact(contrast: Contrast) -> bool:
+    """Is the p of a contrast one of few values, of which the smallest depends on the number of studies?"""
+    return contrast.test != "paired_t" and contrast.margin is None and contrast.scope == "this test set"
 
 
 def _decisive(claim: Claim) -> float | None:

@@ -46,11 +46,7 @@ class Refusal:
 
 
 def _cells_by_levels(run: Run, corpus: str) -> dict[tuple[Any, ...], str]:
-    return {
-        tuple(run.level_of(cell, f, corpus) for f in run.factors): cell
-        for cell in run.cells(corpus)
-        if cell not in run.imported
-    }
+    return {tuple(run.level_of(cell, f, corpus) for f in run.factors): cell for cell in run.chosen(corpus)}
 
 
 def _slice(run: Run, corpus: str, factors: tuple[str, ...], fixed: Mapping[str, Any]) -> Slice | Refusal:
@@ -75,7 +71,8 @@ def _slice(run: Run, corpus: str, factors: tuple[str, ...], fixed: Mapping[str, 
             cells[index] = cell
     total = int(np.prod([len(each) for each in levels]))
     if absent:
-        return Refusal(corpus, factors, f"{absent} of {count(total, 'combination')} are not in the plan")
+        are = "is" if absent == 1 else "are"
+        return Refusal(corpus, factors, f"{absent} of {count(total, 'combination')} {are} not in the plan")
     if run.unfinished(corpus) & set(cells.values()):
         return Refusal(corpus, factors, "planned studies have not been run yet")
     table = scores.loc[list(cells.values())]

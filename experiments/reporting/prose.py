@@ -9,7 +9,6 @@ import pandas as pd
 from experiments.reporting.numbers import count, seconds_text
 from experiments.reporting.searching import unequal
 from experiments.reporting.statistics.levels import FEWEST_UNITS
-from experiments.reporting.statistics.paired import TESTS
 from experiments.reporting.tables.latex import escape
 from experiments.reporting.tables.main import summarise
 from experiments.reporting.wording import (
@@ -17,6 +16,7 @@ from experiments.reporting.wording import (
     listed,
     post_hoc_sentence,
     selection_rule,
+    tests_of,
     training_sentences,
     what_varies,
 )
@@ -80,7 +80,6 @@ def _tests(run: Run) -> str:
         undeclared = "This space declares no contrast: tests are exploratory"
         return f"{undeclared}; intervals are {level} t intervals over studies."
     declared = [c for c in claims if not c.contrast.post_hoc]
-    tests = listed(sorted({TESTS[c.contrast.test] for c in claims}))
     families = {c.contrast.family: c.family for c in declared}
     sizes = listed(f"{name} ({size})" for name, size in families.items())
     what = (
@@ -90,7 +89,7 @@ def _tests(run: Run) -> str:
     )
     text = (
         (
-            f"Decisive test: {tests}, two-sided at α = {run.spec.alpha:g}, Holm-adjusted over {what}; intervals are "
+            f"Decisive test: {tests_of(declared)}; α = {run.spec.alpha:g}, Holm-adjusted over {what}; intervals are "
             f"{level} "
             "Student's t intervals of the paired differences."
         )
@@ -129,7 +128,7 @@ def protocol(run: Run) -> str:
     """The paragraph, as plain text."""
     parts = [
         _space(run), _studies(run), selection_rule(run), *training_sentences(run), _pruning(run), _tests(run),
-        _lost(run), run.spec.others, *cautions(run),
+        _lost(run), run.spec.hidden, run.spec.others, *cautions(run),
     ]  # fmt: skip
     return " ".join(part for part in parts if part)
 
@@ -188,10 +187,9 @@ def checklist(run: Run) -> list[tuple[str, str]]:
     )
     refused = [c for c in run.claims if c.verdict == "refused"]
     scope = (
-        f"Intervals over studies describe this test set. For new dialogues or speakers two-level intervals are given "
-        "where "
-        f"the test set has at least {FEWEST_UNITS} of them."
-        + (f" {count(len(refused), 'claim')} refused for want of them." if refused else "")
+        "Intervals over studies describe this test set. For new dialogues or speakers two-level intervals are given "
+        f"where none of the test set's was trained on and they weigh as much as {FEWEST_UNITS} equal ones."
+        + (f" {count(len(refused), 'claim')} refused, with the reason." if refused else "")
     )
     return [
         ("Experiment statistical significance: error bars", bars),
@@ -258,7 +256,8 @@ def warnings(run: Run) -> list[str]:
     if run.spec.folds == 1:
         corpora = run.spec.document.get("corpora") or {}
         found += [f"{c}, {text}." for c in run.corpora for text in (corpora.get(c) or {}).get("caveats") or ()]
-    return [*found, *([run.spec.others] if run.spec.others else []), *(n for n in run.spec.notices if n not in found)]
+    found += [line for line in (run.spec.hidden, run.spec.others) if line]
+    return found + [n for n in run.spec.notices if n not in found]
 
 
 def _mixed_code(run: Run, ran: pd.DataFrame) -> bool:

@@ -78,20 +78,30 @@ def unequal(run: Run) -> list[str]:
         if not set(contrast.weights) <= known:
             continue
         cells = {cell: ran(run, contrast.corpus, cell) for cell in contrast.weights}
-        first, *others = cells.values()
         apart = []
-        if any(one.draws != first.draws for one in others):
+        if _uneven(contrast.weights, {cell: one.draws for cell, one in cells.items()}):
             apart.append(f"draws ({_each(cells, lambda one: between(one.draws))})")
-        if any(one.budget != first.budget for one in others):
+        if _uneven(contrast.weights, {cell: one.budget for cell, one in cells.items()}):
             apart.append(f"epochs ({_each(cells, lambda one: str(one.budget))})")
-        for path in first.ranges:
-            if any(path in one.ranges and one.ranges[path] != first.ranges[path] for one in others):
-                ranges = ", ".join(f"{name}: {one.ranges.get(path, 'fixed')}" for name, one in cells.items())
-                apart.append(f"the range of {path} ({ranges})")
+        for path in dict.fromkeys(path for one in cells.values() for path in one.ranges):
+            ranges = {cell: one.ranges.get(path, "fixed") for cell, one in cells.items()}
+            everywhere = all(path in one.ranges for one in cells.values()) or path.startswith(
+                ("optimizer.", "training.")
+            )
+            if everywhere and _uneven(contrast.weights, ranges):
+                apart.append(f"the range of {path} ({', '.join(f'{name}: {text}' for name, text in ranges.items())})")
         if apart:
             line = f"{contrast.name}: its sides differ in {'; '.join(apart)}."
             found.append(line)
     return list(dict.fromkeys(found))
+
+
+def _uneven(weights: Mapping[str, float], values: Mapping[str, Any]) -> bool:
+    """Whether the sides of a contrast differ in something: they do not where each has as much of the same."""
+    total: dict[Any, float] = {}
+    for cell, value in values.items():
+        total[value] = total.get(value, 0.0) + weights[cell]
+    return any(abs(weight) > 1e-9 for weight in total.values())
 
 
 def between(ends: tuple[int, int]) -> str:

@@ -96,6 +96,8 @@ class Spec:
     """And all that were ever declared for it."""
     marks: tuple[str, ...] = ()
     """What was changed after the first results."""
+    hidden: str = ""
+    """How many cells of the question have results that are not shown, as a sentence."""
     others: str = ""
     """How many other questions were asked about these corpora in this results folder, as a sentence."""
     document: Mapping[str, Any] = field(default_factory=dict)
@@ -173,6 +175,7 @@ def spec_of(document: Mapping[str, Any], where: str) -> Spec:
         alpha=float(document.get("alpha") or rules.get("alpha") or 0.05),
         description=str(written.get("description") or ""),
         notices=(*_history(declared), *(str(n) for n in document.get("notices") or ())),
+        hidden=_hidden(declared),
         others=_others(declared),
         metric_post_hoc=bool((declared.get("metric") or {}).get("post_hoc")),
         second_look=dict(declared.get("second_look") or {}),
@@ -187,6 +190,13 @@ def _history(declared: Mapping[str, Any]) -> list[str]:
     """How the claims came to be declared, where that was not at once."""
     lines = [str(line) for line in declared.get("history") or ()]
     return [f"Declared {len(lines)} times: {' '.join(f'{line}.' for line in lines)}"] if len(lines) > 1 else []
+
+
+def _hidden(declared: Mapping[str, Any]) -> str:
+    number = int(declared.get("hidden") or 0)
+    if not number:
+        return ""
+    return f"Results of {count(number, 'other cell')} of this question had been seen and are not shown here."
 
 
 def _others(declared: Mapping[str, Any]) -> str:

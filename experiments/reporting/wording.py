@@ -42,6 +42,8 @@ def interval_name(run: Run) -> str:
 
 def selection_rule(run: Run) -> str:
     """How the number in the table came to be, by what was run."""
+    if run.confirm.empty:
+        return "No model has been scored on test yet."
     metric = run.metric_name()
     epoch = f"the epoch with the best validation {metric}"
     counts = {ran(run, corpus, cell).draws for corpus in run.corpora for cell in run.chosen(corpus)}
@@ -49,7 +51,8 @@ def selection_rule(run: Run) -> str:
         when = "once, in the first study" if run.spec.tuning.get("once") else "once in each study"
         values = f"drawn {when}, without selection" if any(run.spec.tuned.values()) else "fixed beforehand"
         return f"Hyperparameters were {values}; test scores are of {epoch}, scored once."
-    where = "once, in the first study" if run.spec.tuning.get("once") else "in every cell and study"
+    where = "in every cell, study and fold" if run.spec.folds > 1 else "in every cell and study"
+    where = "once, in the first study" if run.spec.tuning.get("once") else where
     sampler = {"sobol": "scrambled Sobol", "random": "random", "tpe": "TPE"}.get(
         str(run.spec.tuning.get("sampler", "sobol")), str(run.spec.tuning.get("sampler"))
     )
@@ -83,27 +86,39 @@ def training_sentences(run: Run) -> list[str]:
     return [*found, f"Epochs of the confirmed trials: {epochs}."] if epochs else found
 
 
-def family_sentence(run: Run) -> str:
+def tests_of(claims: Iterable[Claim]) -> str:
+    """The tests that decide some claims: an equivalence, and what is claimed beyond this test set, has its own."""
+    contrasts = [claim.contrast for claim in claims]
+    here = [c for c in contrasts if c.scope == "this test set"]
+    plain = listed(sorted({TESTS[c.test] for c in here if c.margin is None}))
+    found = [f"{plain}, two-sided"] if plain else []
+    if any(c.margin is not None for c in here):
+        found.append("two one-sided t tests where a margin is given")
+    if beyond := listed(sorted({c.scope for c in contrasts} - {"this test set"})):
+        found.append(f"that of the interval for {beyond}, two-sided")
+    return "; ".join(found)
+
+
+def family_sentence(claims: Iterable[Claim]) -> str:
     """The declared family and its test."""
-    declared = [c for c in run.claims if not c.contrast.post_hoc]
+    declared = [c for c in claims if not c.contrast.post_hoc]
     if not declared:
         return "No contrast here was declared before the first test score."
-    tests = listed(sorted({TESTS[c.contrast.test] for c in declared}))
+    tests = tests_of(declared)
     sizes = {c.contrast.family: c.family for c in declared}
     if len(sizes) == 1:
         [size] = sizes.values()
-        return f"p: {tests}, two-sided, Holm-adjusted over the {count(size, 'declared contrast')}."
+        return f"p: {tests}; Holm-adjusted over the {count(size, 'declared contrast')}."
     parts = listed(f"{name} ({size})" for name, size in sizes.items())
-    return f"p: {tests}, two-sided, Holm-adjusted within each declared family: {parts}."
+    return f"p: {tests}; Holm-adjusted within each declared family: {parts}."
 
 
 def post_hoc_sentence(claims: Iterable[Claim]) -> str:
     """What the mark of a post hoc contrast means, and for how many its p is corrected."""
     late = [claim for claim in claims if claim.contrast.post_hoc]
-    tests = listed(sorted({TESTS[claim.contrast.test] for claim in late}))
     sizes = listed(str(size) for size in sorted({claim.family for claim in late}))
     return (
-        f"Post hoc: declared or changed after the first confirm result; p: {tests}, two-sided, Holm-adjusted over all "
+        f"Post hoc: declared or changed after the first confirm result; p: {tests_of(late)}; Holm-adjusted over all "
         f"{sizes} that were ever declared."
     )
 

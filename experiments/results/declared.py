@@ -18,7 +18,8 @@ claims: `experiments.results.standing`.
     declared                            metric: {declared, post_hoc}; first_result: time or null;
                                         second_look: {studies_before, draws_before} or null;
                                         family: {declared, ever}: units; marks, history: lines;
-                                        others: {spaces, contrasts} of other questions about these corpora
+                                        others: {spaces, contrasts} of other questions about these corpora;
+                                        hidden: cells of this one with results on record that are left out here
     notices
 """
 
@@ -470,6 +471,7 @@ def space_document(plan: Plan, found: Standing, first_result: str | None) -> dic
                 "marks": found.marks,
                 "history": found.history,
                 "others": {"spaces": found.others, "contrasts": found.other_units},
+                "hidden": found.hidden,
             },
             "cells": [
                 {

@@ -65,6 +65,7 @@ class Standing:
     studies, draws   what was last declared in time; None where nothing was
     marks      what was changed after the first results, in words
     history    one line a declaration, oldest first
+    hidden     cells of the question whose results had been seen, and which this plan leaves out
     """
 
     post_hoc: tuple[bool, ...] = ()
@@ -79,6 +80,7 @@ class Standing:
     history: tuple[str, ...] = ()
     others: int = 0
     other_units: int = 0
+    hidden: int = 0
 
 
 # ---- cells and contrasts -------------------------------------------------------------------------------------
@@ -353,6 +355,7 @@ def standing(
         history=tuple(_history(question, looks, unit_of, old)),
         others=len({one.plan["space"] for one in outside}),
         other_units=len({unit for one in outside for unit in units(one.plan)}),
+        hidden=len((bases & set(seen[mine.id])) - set(corpora.cells(mine.plan, "base"))),
     )
 
 

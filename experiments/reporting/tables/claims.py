@@ -76,7 +76,7 @@ def claims_table(run: Run) -> Table | None:
         Column("holm", "Holm p"), Column("verdict", "verdict", "text"),
     ]  # fmt: skip
     notes = [
-        Note(family_sentence(run)),
+        Note(family_sentence(run.claims)),
         Note(
             "Intervals are uncorrected. g: Hedges' g of the paired differences; P(A>B): share of studies in which the "
             "first was better. MDE: smallest true difference that a t test at the family's strictest step finds with "

@@ -126,8 +126,9 @@ def delta_heading(run: Run, what: str = "Δ") -> str:
 
 
 def spread_note(run: Run) -> Note:
+    folds = f", each averaged over {run.spec.folds} test folds by {run.spec.fold_by}," if run.spec.folds > 1 else ""
     return Note(
-        f"Mean over n studies ± half-width of the {interval_name(run)}. A study varies {what_varies(run)}; within a "
+        f"Mean over n studies{folds} ± half-width of the {interval_name(run)}. A study varies {what_varies(run)}; within a "
         "study they are the same for every row."
     )
 
@@ -150,7 +151,7 @@ def fewer_notes(run: Run, corpus: str, short: Sequence[str], planned: int) -> li
         notes.append(Note(text_a, "a"))
     if "x" in short:
         why = dict.fromkeys(rule for (c, _), rule in run.spec.excluded.items() if c == corpus)
-        notes.append(Note(f"Not run, by declaration: {'; '.join(why)}.", "x"))
+        notes.append(Note(f"Left out, by declaration: {'; '.join(why)}.", "x"))
     return notes
 
 
@@ -201,6 +202,7 @@ def main_table(run: Run, corpus: str) -> Table:
     if baseline is not None:
         columns += _against(run, corpus, baseline, summary, rows, notes)
     notes += fewer_notes(run, corpus, short, planned)
+    notes += [Note(run.spec.hidden)] if run.spec.hidden else []
     if run.imported & set(summary.cells):
         text_b = "Imported predictions, paired by utterance; how that system was trained and tuned is not known here."
         if run.single & set(summary.cells):
@@ -211,7 +213,8 @@ def main_table(run: Run, corpus: str) -> Table:
         notes.append(Note(text_b, "b"))
     suffix = f" on {corpus}" if len(run.corpora) > 1 or corpus != "demo" else " on the demo corpus"
     name = "main" if len(run.corpora) == 1 else f"main_{corpus}"
-    return Table(name, f"{run.metric_name()}{suffix}, test split", tuple(columns), tuple(rows), tuple(notes))
+    tested = f"test folds by {run.spec.fold_by}" if run.spec.folds > 1 else "test split"
+    return Table(name, f"{run.metric_name()}{suffix}, {tested}", tuple(columns), tuple(rows), tuple(notes))
 
 
 def _against(
@@ -239,7 +242,8 @@ def _against(
             claim = declared[cell]
             rows[i]["p"] = p_value(claim.adjusted, "c" if claim.contrast.post_hoc else "")
     against = f"Δ: paired difference to the baseline ({run.label(baseline, corpus)}), with its uncorrected t interval; "
-    notes.append(Note(against + "g: Hedges' g of the paired differences."))
+    g = "g: Hedges' g of the paired differences." if any("g" in row for row in rows) else ""
+    notes.append(Note((against + g).rstrip("; ") + ("" if g else ".")))
     notes += _about_p(run, declared, size, any("p" not in row for row in rows if "interval" in row))
     columns = [Column("delta", delta_heading(run)), Column("interval", f"{run.spec.level * 100:g} % CI")]
     if any("g" in row for row in rows):
@@ -281,12 +285,12 @@ def _about_p(run: Run, declared: Mapping[str, Claim], size: int, some_without: b
         what = f"all {size} contrasts that were ever declared" if size == run.spec.ever else count(size, "row")
         return [
             Note(
-                f"p: paired t test, Holm-adjusted over {what}; no difference to the baseline is declared here: "
-                "exploratory."
+                f"p: paired t test, Holm-adjusted over {what}; no difference to the baseline on this test set is "
+                "declared here: exploratory."
             )
         ]
     without = " Rows without p: no such difference to the baseline was declared and tested." if some_without else ""
-    notes = [Note(family_sentence(run) + without)]
+    notes = [Note(family_sentence(declared.values()) + without)]
     if any(claim.contrast.post_hoc for claim in declared.values()):
         notes.append(Note(post_hoc_sentence(declared.values()), "c"))
     return notes

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,39 @@ def test_equivalence_is_claimed_by_two_one_sided_tests_only(make_run: MakeRun) -
     assert p is not None
     assert claim.adjusted is not None
     assert p <= claim.adjusted <= 2 * p
+
+
+def test_each_p_is_named_by_the_test_that_it_is_of(make_run: MakeRun) -> None:
+    """One family, three kinds of test: equivalence and wider scopes do not have the p of the space's exact test."""
+    run = make_run(test="sign_flip", studies=7, factors={"fusion": ("a", "b", "c", "d", "e")})
+    alone = {claim.verdict for claim in run.claims}
+    assert alone == {"undecidable"}  # 4 x 2 / 2^7 = .0625
+    assert run.tables["claims"].notes[0].text == (
+        "p: exact sign-flip test, two-sided; Holm-adjusted over the 4 declared contrasts."
+    )
+    first, second, *others = run.spec.contrasts
+    mixed = (replace(first, margin=0.05), replace(second, scope="new speakers"), *others)
+    again = make_run(test="sign_flip", studies=7, factors={"fusion": ("a", "b", "c", "d", "e")})
+    again.spec = replace(run.spec, contrasts=mixed)
+    equal, wider, *exact = again.claims
+    assert equal.p == equivalence(equal.differences, 0.05)
+    assert again.tables["claims"].rows[0]["p"].raw == equal.p
+    assert wider.interval is not None
+    assert wider.p == wider.interval.p
+    assert {claim.verdict for claim in exact} == {"undecided"}  # two of the four may be far smaller: 2 x 2 / 2^7 = .03
+    words = (
+        "exact sign-flip test, two-sided; two one-sided t tests where a margin is given; that of the interval for new "
+        "speakers, two-sided"
+    )
+    assert words in again.tables["claims"].notes[0].text
+    assert f"Decisive test: {words}; α = 0.05, Holm-adjusted over 4 contrasts" in protocol(again)
+    both = make_run(studies=7)
+    both.spec = replace(both.spec, contrasts=(replace(both.spec.contrasts[0], margin=0.05, scope="new speakers"),))
+    [claim] = both.claims
+    assert (claim.verdict, claim.text.rpartition(": ")[2]) == (
+        "refused",
+        "equivalence is tested on this test set alone",
+    )
 
 
 def test_a_scope_that_the_data_cannot_carry_is_refused(make_run: MakeRun) -> None:

@@ -19,6 +19,7 @@ import yaml
 from experiments.reporting.build import contents
 from experiments.reporting.prose import protocol, warnings
 from experiments.reporting.run import Run, load_run
+from experiments.reporting.spec import spec_of
 
 MakeRun = Callable[..., Run]
 HONEST: dict[str, Any] = {"synthetic": False, "random_weights": False}
@@ -161,6 +162,35 @@ def test_epochs_that_differ_inside_a_contrast_are_warned_of(make_run: MakeRun) -
     assert warnings(run) == ["tacfn vs concat: its sides differ in epochs (fusion=tacfn: 20, fusion=concat: 10)."]
 
 
+def test_sides_that_have_as_much_of_the_same_do_not_differ(make_run: MakeRun) -> None:
+    run = make_run(factors={"fusion": ("a", "b"), "pooling": ("mean", "long")}, budgets={"a": 10, "b": 10})
+    document = dict(run.spec.document)
+    for cell in document["cells"]:
+        cell["recipe"]["training"] = {"epochs": 20 if cell["levels"]["pooling"] == "long" else 10}
+    names = {(c["levels"]["fusion"], c["levels"]["pooling"]): c["name"] for c in document["cells"]}
+    one = dict(document["contrasts"][0])
+    averaged = {names[a, p]: 0.5 if a == "a" else -0.5 for a in "ab" for p in ("mean", "long")}
+    document["contrasts"] = [{**one, "name": "averaged", "weights": averaged}]
+    run.spec = spec_of(document, "space.yaml")
+    assert not any("its sides differ" in line for line in warnings(run))
+    longer = {names["a", "long"]: 1.0, names["a", "mean"]: -1.0}
+    document["contrasts"] = [{**one, "name": "longer", "weights": longer}]
+    run.spec = spec_of(document, "space.yaml")
+    assert any("longer: its sides differ in epochs" in line for line in warnings(run))
+    for cell in document["cells"]:
+        if cell["levels"]["pooling"] == "long":
+            cell["hypers"] = []  # the optimiser's rate is tuned on one side and given on the other
+    run.spec = spec_of(document, "space.yaml")
+    assert any("the range of optimizer.lr" in line and "fixed" in line for line in warnings(run))
+
+
+def test_a_run_that_has_only_begun_says_nothing_of_what_it_did(make_run: MakeRun) -> None:
+    run = make_run()
+    run.trials["status"] = "missing"
+    assert "No model has been scored on test yet." in protocol(run)
+    assert "Hyperparameters were" not in protocol(run)
+
+
 @pytest.mark.parametrize(
     ("shared", "refusal"),
     [
@@ -247,3 +277,13 @@ def test_a_single_draw_from_a_range_was_not_fixed_beforehand(make_run: MakeRun) 
     fixed.spec = dataclasses.replace(fixed.spec, tuned={})
     assert "Hyperparameters were drawn once in each study, without selection" in protocol(run)
     assert "Hyperparameters were fixed beforehand" in protocol(fixed)
+
+
+def test_folds_are_named_where_scores_are_of_folds(make_run: MakeRun) -> None:
+    table = make_run(folds=5, studies=3).tables["main"]
+    assert table.title.endswith("test folds by session")
+    said = " ".join(note.text for note in table.notes)
+    assert "Mean over n studies, each averaged over 5 test folds by session, ±" in said
+    assert "draws in every cell, study and fold" in said
+    two = make_run(studies=2).tables["main"]
+    assert not any("Hedges" in note.text for note in two.notes)  # there is none of two studies

@@ -229,6 +229,9 @@ def test_incomplete_grids_are_refused_for_effects(make_run: MakeRun) -> None:
     assert [part.factors for part in parts] == [("fusion",), ("pooling",)]
     assert refused[0].why == "2 of 6 combinations are not in the plan"
     assert any("Refused for fusion and pooling" in note.text for note in star.tables["effects"].notes)
+    whole, refused = slices(make_run(**GRID, excluded={"gated": "too dear"}), "demo")  # what a rule leaves out
+    assert [part.levels[0] for part in whole] == [("concat", "tacfn")]
+    assert not refused
 
 
 def _star(levels: dict[str, str]) -> bool:

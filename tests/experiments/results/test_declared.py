@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from experiments.reporting.prose import protocol
+from experiments.reporting.run import load_run
 from experiments.results import accepted
 from experiments.results.declared import FOLDER, declare, read_chain, standing_of
 from experiments.results.ledger import Ledger
@@ -213,6 +215,26 @@ def test_the_last_word_before_the_first_result_counts(small_plan: MakePlan, tmp_
     assert stands(several(small_plan, 2, studies=2), tmp_path).marks == ()
     assert stands(several(small_plan, 2, studies=5), tmp_path).marks == ("more studies: 5 (declared: 2)",)
     assert len(stands(several(small_plan, 2, studies=2), tmp_path).history) == 5
+
+
+def test_a_cell_that_is_left_out_after_its_results_were_seen_is_counted(small_plan: MakePlan, tmp_path: Path) -> None:
+    """By `--only`, by dropping a level or by `exclude`: bold and † are of the rows that are left."""
+    whole = several(small_plan, 3)
+    run(whole, tmp_path)
+    assert stands(whole, tmp_path).hidden == 0
+    assert stands(only(whole, "f0", "f2"), tmp_path).hidden == 2
+    cells = tuple(
+        dataclasses.replace(cell, skip="excluded: dull") if "f3" in cell.name else cell for cell in whole.cells
+    )
+    without = dataclasses.replace(whole, cells=cells, contrasts=whole.contrasts[:2])
+    plan = run(without, tmp_path)
+    document = yaml.safe_load((tmp_path / plan.folder / "space.yaml").read_text())
+    assert document["declared"]["hidden"] == 1
+    found = load_run(tmp_path / plan.folder)
+    words = "Results of 1 other cell of this question had been seen and are not shown here."
+    assert words in protocol(found)
+    assert words in [note.text for note in found.tables["main"].notes]
+    assert stands(whole, tmp_path).hidden == 0
 
 
 def seeded(plan: Plan, replica: int) -> Plan:
