@@ -46,7 +46,7 @@ class Names:
         key = TrialKey(
             recipe=digest(text),
             code=self._identifier.code(recipe),
-            data=self._data(slot) + self._masks(slot, recipe),
+            data=self._data(slot, recipe),
             corpus=slot.corpus,
             study=slot.study,
             fold=slot.fold,
@@ -76,8 +76,9 @@ class Names:
 
     def unbundled(self, slot: Slot, params: Mapping[str, Scalar]) -> tuple[object, ...]:
         """All that names a slot's trial, apart from its code and its bundle."""
-        plan, recipe = self.plan, digest(self._alone(slot, params)[1])
-        return recipe, self._data(slot), slot.corpus, slot.study, slot.fold, slot.stage.value, plan.root_seed
+        recipe, text = self._alone(slot, params)
+        data = self._data(slot, recipe)
+        return digest(text), data, slot.corpus, slot.study, slot.fold, slot.stage.value, self.plan.root_seed
 
     def unit(self, unit: Unit) -> str:
         """What a unit's state is kept under: its trial, or its layout."""
@@ -109,17 +110,14 @@ class Names:
         judges = [[*self._member(slot, params), plan.exempt(slot)] for slot, params in unit.judges]
         return [rungs, plan.tuning.eta, plan.metric, metric(plan.metric).direction, exempt, judges]
 
-    def _data(self, slot: Slot) -> str:
-        """What the data are, and how they are cut where it is not by the corpus's own splits."""
-        plan = self.plan
+    def _data(self, slot: Slot, recipe: Recipe) -> str:
+        """What the data are, how they are cut where it is not by the corpus's own splits, and the files of masks that a
+        recipe trains and validates under."""
+        plan, corpus = self.plan, self.plan.corpora[slot.corpus]
         folds = f"+{plan.folds.by}/{plan.folds.count}" if plan.folds.by else ""
-        return plan.corpora[slot.corpus].fingerprint + folds + ("+resplit" if plan.resplit else "")
-
-    def _masks(self, slot: Slot, recipe: Recipe) -> str:
-        """The files of masks that a recipe trains and validates under: part of the data too."""
         used = [config.model_dump() for config in (recipe.missing.train, recipe.missing.valid) if config is not None]
-        found = [masks_digest(missing, self.plan.corpora[slot.corpus].folder) for missing in used]
-        return "".join(f"{MASKS}{masks[:16]}" for masks in found if masks)
+        masks = "".join(f"{MASKS}{found[:16]}" for missing in used if (found := masks_digest(missing, corpus.folder)))
+        return corpus.fingerprint + folds + ("+resplit" if plan.resplit else "") + masks
 
     def _alone(self, slot: Slot, params: Mapping[str, Scalar]) -> tuple[Recipe, str]:
         """A slot's recipe as if it were trained alone, and its text."""

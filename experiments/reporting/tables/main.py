@@ -128,8 +128,8 @@ def delta_heading(run: Run, what: str = "Δ") -> str:
 def spread_note(run: Run) -> Note:
     folds = f", each averaged over {run.spec.folds} test folds by {run.spec.fold_by}," if run.spec.folds > 1 else ""
     return Note(
-        f"Mean over n studies{folds} ± half-width of the {interval_name(run)}. A study varies {what_varies(run)}; within a "
-        "study they are the same for every row."
+        f"Mean over n studies{folds} ± half-width of the {interval_name(run)}. A study varies {what_varies(run)}; "
+        "within a study they are the same for every row."
     )
 
 
