@@ -90,10 +90,10 @@ def inseparable(run: Run, summary: Summary) -> list[bool] | None:
 
 def ranked(run: Run, corpus: str, frame: pd.DataFrame, condition: str = "complete") -> list[bool]:
     """Which cells of [cell, study] may be called the best: those that have every study which any cell has, of which no
-    study diverged, and from which the condition takes what it takes from the others."""
+    study diverged or is still to be run, and from which the condition takes what it takes from the others."""
     known = frame.notna()
     whole = known.loc[:, known.any(axis=0)].all(axis=1)
-    out = run.diverged(corpus) | unlike(run, corpus, condition)
+    out = run.diverged(corpus) | run.unfinished(corpus) | unlike(run, corpus, condition)
     return [bool(all_there) and cell not in out for cell, all_there in whole.items()]
 
 

@@ -256,6 +256,10 @@ def test_nothing_is_claimed_before_all_planned_studies_are_there(make_run: MakeR
     main = {row["fusion"].text: row for row in run.tables["main"].rows}
     assert set(main["tacfn"]) & {"p", "interval", "delta", "g"} == set()
     assert {"p", "interval", "delta"} <= set(main["gated"])
+    every = not_run(make_run(**options), "fusion=tacfn", (6, 7))
+    for cell in ("fusion=concat", "fusion=gated"):
+        not_run(every, cell, (7,))
+    assert not any(row["score"].bold for row in every.tables["main"].rows)  # no row has every study
     assert any("withheld until all planned studies" in note.text for note in run.tables["main"].notes)
     two = not_run(
         make_run(factors={"fusion": ("a", "b"), "pooling": ("c", "d")}, studies=8), "fusion=b pooling=c", (6, 7)
