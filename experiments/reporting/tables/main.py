@@ -223,8 +223,9 @@ def _against(
     """Differences to the declared baseline. p is the declared family's where a contrast was declared."""
     declared = _declared(run, corpus, baseline)
     results = _differences(run, corpus, summary, baseline)
-    size = max(sum(r is not None and r.p is not None for r in results), run.spec.ever)
-    adjusted = holm([r.p if r else None for r in results], size) if not declared else []
+    tests = {cell: r.p if r else None for cell, r in zip(summary.cells, results, strict=True) if cell != baseline}
+    size = max(len(tests), run.spec.ever)
+    adjusted = dict(zip(tests, holm([*tests.values()], size), strict=True)) if not declared else {}
     halves = [(r.high - r.low) / 2 if r and r.low is not None and r.high is not None else None for r in results]
     decimals = max(summary.decimals, decimals_for(halves, run.scale, most=2))
     for i, (cell, result) in enumerate(zip(summary.cells, results, strict=True)):
@@ -237,7 +238,7 @@ def _against(
         if result.effect is not None:
             rows[i]["g"] = score(result.effect, 2, 1)
         if not declared:
-            rows[i]["p"] = p_value(adjusted[i])
+            rows[i]["p"] = p_value(adjusted.get(cell))
         elif cell in declared:
             claim = declared[cell]
             rows[i]["p"] = p_value(claim.adjusted, "c" if claim.contrast.post_hoc else "")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from experiments.reporting.build import contents
 from experiments.reporting.factorials import slices
@@ -322,3 +323,16 @@ def test_same_tables_same_bytes(make_run: MakeRun) -> None:
     run = make_run(**GRID)
     again = make_run(**GRID)
     assert contents(run) == contents(again)
+
+
+def test_undeclared_differences_are_adjusted_over_the_rows_that_the_note_names(make_run: MakeRun) -> None:
+    """The baseline's row is no test."""
+    run = make_run(factors={"fusion": ("concat", "gated", "tacfn", "xattn")}, studies=6, contrasts="none")
+    main, scores = run.tables["main"], run.by_study("demo")
+    own = sorted(
+        ttest_rel(row, scores.loc["fusion=concat"]).pvalue for cell, row in scores.iterrows() if cell[-6:] != "concat"
+    )
+    expected = np.maximum.accumulate(np.minimum(1, own * np.array([3, 2, 1])))
+    shown = sorted(row["p"].raw for row in main.rows if "p" in row and row["p"].raw is not None)
+    np.testing.assert_allclose(shown, expected)
+    assert any("Holm-adjusted over 3 rows" in note.text for note in main.notes)
