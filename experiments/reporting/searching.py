@@ -34,7 +34,8 @@ class Boundary:
 class Ran:
     """How a cell was really tuned and trained, by what is on record.
 
-    draws    fewest and most draws that were trained for one choice (a study and fold)
+    draws    fewest and most draws that were trained for one choice (a study and fold) that was made; as planned where
+             none was made yet
     epochs   fewest and most epochs of its confirmed trials; None where there are none
     budget   the epochs that its trials may train for; None where that is not known
     ranges   tuned path to its range, as text
@@ -51,8 +52,10 @@ def ran(run: Run, corpus: str, cell: str) -> Ran:
     own = described.get(cell, {})
     shared = {name for name, c in described.items() if (c.get("tuning") or name) == (own.get("tuning") or cell)}
     t = run.own[run.own["corpus"] == corpus]
-    tune = t[(t["stage"] == "tune") & t["cell"].isin(shared | {cell}) & ~t["status"].isin(["missing", "skipped"])]
-    draws = tune.groupby(["study", "fold"]).size()
+    tune = t[(t["stage"] == "tune") & t["cell"].isin(shared | {cell}) & (t["status"] != "skipped")]
+    choices = tune.groupby(["study", "fold"])["status"]
+    made = ~choices.agg(lambda status: (status == "missing").any()).astype(bool)
+    draws = choices.size()[made] if made.any() else choices.size()
     confirm = run.confirm[(run.confirm["corpus"] == corpus) & (run.confirm["cell"] == cell)]
     epochs = confirm["epochs"].dropna() if "epochs" in confirm.columns else confirm.iloc[:, 0].iloc[:0]
     budget = ((own.get("recipe") or {}).get("training") or {}).get("epochs")

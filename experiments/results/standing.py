@@ -472,16 +472,18 @@ def _history(
         for known in old
     ]
     previous: dict[str, str] = {}
-    for one in question:
+    numbers: dict[str, int] = {}
+    for number, one in enumerate(question, 1 + len(lines)):
         plan = one.plan
         found = {"space": plan["space"], "options": " ".join(plan.get("options") or ()), **settings(plan)}
         wanted = ("space", "options", "alpha", "root seed", "epochs") if not previous else tuple(found)
-        changed = [f"{key} {found[key]}" for key in wanted if found[key] != previous.get(key, "")]
+        changed = [f"{key} {found[key] or 'none'}" for key in wanted if found[key] != previous.get(key, "")]
+        said = [counted(len(set(unit_of[one.id])), "contrast"), counted(plan["studies"], "study")]
+        said += [counted(draws(plan), "draw"), *changed]
+        before = numbers.setdefault(meaning(plan), number)
         count = looks[one.id]
         lines.append(
-            f"{counted(len(set(unit_of[one.id])), 'contrast')}, {counted(plan['studies'], 'study')}, "
-            f"{counted(draws(plan), 'draw')}"
-            + "".join(f", {text}" for text in changed)
+            (", ".join(said) if before == number else f"as {before}")
             + (f"; after {counted(count, 'confirm result')}" if count else "; before the first result")
         )
         previous = found

@@ -116,6 +116,17 @@ def test_an_honest_run_is_warned_of_nothing(design: dict[str, Any], make_run: Ma
         assert not any(note.mark == "a" for note in table.notes)
 
 
+def test_what_is_still_to_be_drawn_makes_no_difference_between_sides(make_run: MakeRun) -> None:
+    """Ctrl-C in the middle of tuning: every winner on record was chosen among all its draws."""
+    run = make_run(studies=4, draws=3)
+    t = run.trials
+    open_ = (t["cell"] == "fusion=gated") & (t["study"] == 3)
+    t.loc[open_ & ((t["draw"] == 2) | (t["stage"] == "confirm")), "status"] = "missing"
+    text = protocol(run)
+    assert "among 3 scrambled Sobol draws" in text
+    assert "differ in draws" not in text + " ".join(warnings(run))
+
+
 def test_a_skipped_confirm_whose_draws_all_failed_is_missed(make_run: MakeRun, tmp_path: Path) -> None:
     def skipped(t: pd.DataFrame) -> pd.DataFrame:
         t.loc[(t["stage"] == "confirm") & (t["study"] == 1) & (t["cell"] == "fusion=gated"), "status"] = "skipped"

@@ -525,6 +525,17 @@ def test_the_first_version_is_read_with_its_times(small_plan: MakePlan, tmp_path
     )
 
 
+def test_going_back_to_the_whole_plan_is_said_as_what_it_is(small_plan: MakePlan, tmp_path: Path) -> None:
+    whole = several(small_plan, 2)
+    run(whole, tmp_path)
+    run(only(whole, "f0", "f1"), tmp_path)
+    found = stands(whole, tmp_path)
+    assert found.marks == ()
+    assert found.post_hoc == (False, False)
+    assert found.history[1].startswith("2. 1 contrast, 2 studies, 1 draw, options --only fusion=f0,f1; after")
+    assert found.history[2] == "3. as 1; after 6 confirm results"
+
+
 # ---- where what is written and what was declared meet --------------------------------------------------------
 
 
