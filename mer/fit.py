@@ -75,4 +75,9 @@ def fit(
 
 def _save(state: dict[str, object], path: Path) -> None:
     with replacing(path) as stream:
-        torch.save(state, stream)
+        try:
+            torch.save(state, stream)
+        except RuntimeError as error:  # torch complains of the half file, whatever broke it off
+            if error.__context__ is None:
+                raise
+            raise error.__context__ from None

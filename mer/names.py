@@ -26,3 +26,7 @@ def fault(name: str, longest: int = LONGEST) -> str | None:
 def corpus_fault(name: str) -> str | None:
     """The same of a corpus's name, which is part of paths."""
     return "holds a slash" if "/" in name else "begins with a dot" if name[:1] == "." else fault(name, LONGEST // 2)
+
+
+MASKS = "+masks-"
+"""What goes before the digest of a file of masks in a trial's `data`."""

@@ -20,7 +20,7 @@ from experiments.reporting.wording import (
     training_sentences,
     what_varies,
 )
-from experiments.results.identity import MASKS
+from mer.names import MASKS
 
 if TYPE_CHECKING:
     from experiments.reporting.run import Run

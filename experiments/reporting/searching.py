@@ -53,9 +53,10 @@ def ran(run: Run, corpus: str, cell: str) -> Ran:
     shared = {name for name, c in described.items() if (c.get("tuning") or name) == (own.get("tuning") or cell)}
     t = run.own[run.own["corpus"] == corpus]
     tune = t[(t["stage"] == "tune") & t["cell"].isin(shared | {cell}) & (t["status"] != "skipped")]
-    choices = tune.groupby(["study", "fold"])["status"]
-    made = ~choices.agg(lambda status: (status == "missing").any()).astype(bool)
-    draws = choices.size()[made] if made.any() else choices.size()
+    draws = tune.groupby(["study", "fold"]).size()
+    to_come = tune[tune["status"] == "missing"].groupby(["study", "fold"]).size()
+    made = draws[~draws.index.isin(to_come.index)]
+    draws = made if len(made) else draws
     confirm = run.confirm[(run.confirm["corpus"] == corpus) & (run.confirm["cell"] == cell)]
     epochs = confirm["epochs"].dropna() if "epochs" in confirm.columns else confirm.iloc[:, 0].iloc[:0]
     budget = ((own.get("recipe") or {}).get("training") or {}).get("epochs")

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.results.declared import Cells, Chain, append, read_chain
-from experiments.results.identity import MASKS, Identifier
+from experiments.results.identity import Identifier
 from experiments.results.lease import Lease
 from experiments.results.ledger import FOLDER, Ledger
 from experiments.results.standing import Data
 from experiments.slots import Status
 from mer.errors import UserError, unknown
+from mer.names import MASKS
 from mer.storage import Store
 
 DAY_S = 86400.0

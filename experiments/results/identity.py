@@ -40,9 +40,6 @@ CONDITIONS = tuple(
 )
 """The protocols that test-time conditions are made of, which no recipe names."""
 
-MASKS = "+masks-"
-"""What goes before the digest of a file of masks in a trial's `data`."""
-
 BUNDLE = ("mer.bundle.trainer",)
 """And what a trial of a bundle runs besides."""
 

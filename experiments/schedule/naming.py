@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from experiments.protocol.actions import Unit
 from experiments.results.identity import (
-    MASKS,
     Identifier,
     TrialKey,
     canonical,
@@ -18,6 +17,7 @@ from experiments.results.identity import (
 from experiments.slots import Scalar, Slot, Stage
 from experiments.space.plan import Condition, Plan
 from mer.metrics import metric
+from mer.names import MASKS
 from mer.recipe import Bundle, Recipe
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import io
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from mer import fusion
+from mer import fit, fusion
 from mer.batch import Batch, Sequence
 from mer.data.corpus import Corpus
 from mer.data.store import FeatureStore
@@ -255,3 +258,21 @@ def test_scores_of_a_metric_where_less_is_better_fall_in_training(
     values = [report.valid["ua"] for report in trainer.run()]
     assert trainer.best_value == min(values) < 1 / 2
     assert trainer.best_epoch == values.index(min(values)) + 1
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=repr)
+def test_what_breaks_off_the_writing_of_a_state_is_what_is_raised(
+    what: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch raises its own error of a half file instead."""
+
+    class Broken(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell():
+                raise what
+            return super().write(data)
+
+    monkeypatch.setattr("mer.fit.replacing", lambda path: contextlib.nullcontext(Broken()))
+    with pytest.raises(type(what)) as found:
+        fit._save({"model": torch.zeros(100_000)}, tmp_path / "state.pt")
+    assert found.value is what
