@@ -252,12 +252,33 @@ def warnings(run: Run) -> list[str]:
         else pd.Series(dtype=int)
     )
     found += [f"Trials of corpus {c} used different data (by digest)." for c, n in data.items() if n > 1]
-    found += unequal(run)
+    found += unequal(run) + _same_models(run)
     if run.spec.folds == 1:
         corpora = run.spec.document.get("corpora") or {}
         found += [f"{c}, {text}." for c in run.corpora for text in (corpora.get(c) or {}).get("caveats") or ()]
     found += [line for line in (run.spec.hidden, run.spec.others) if line]
     return found + [n for n in run.spec.notices if n not in found]
+
+
+def _same_models(run: Run) -> list[str]:
+    """Cells that learned the same numbers, epoch by epoch in every study: a level that does nothing beside another."""
+    done = run.confirm[~run.confirm["cell"].isin(run.imported)]
+    epochs = run.epochs[run.epochs["trial"].isin(done["trial"])].sort_values(["split", "metric", "epoch"])
+    curves = epochs.groupby("trial")["value"].agg(tuple)
+    done = done.assign(curve=done["trial"].map(curves)).dropna(subset="curve").sort_values(["study", "fold"])
+    found: list[str] = []
+    for corpus, here in done.groupby("corpus", sort=False):
+        alike: dict[tuple[object, ...], list[str]] = {}
+        for cell, own in here.groupby("cell", sort=False):
+            curves_of = tuple(zip(own["study"], own["fold"], own["curve"], strict=True))
+            alike.setdefault(curves_of, []).append(run.label(str(cell), str(corpus)))
+        found += [
+            f"{listed(names)} are the same model: what tells them apart changes nothing here, and averages over them "
+            "are diluted."
+            for names in alike.values()
+            if len(names) > 1
+        ]
+    return found
 
 
 def _mixed_code(run: Run, ran: pd.DataFrame) -> bool:

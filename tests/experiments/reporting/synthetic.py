@@ -197,7 +197,7 @@ def write_run(folder: Path, world: World) -> Path:
                             row[f"valid_{metric}"] = float(final[:done].max())
                         e = np.arange(1, done + 1)
                         for split, metric, values in (
-                            ("train", "loss", 1.4 * np.exp(-e / 4) + 0.1),
+                            ("train", "loss", 1.4 * np.exp(-e / 4) + 0.1 + 0.001 * levels.index(one)),
                             ("valid", "loss", 1.4 * np.exp(-e / 4) + 0.3),
                             ("valid", "ua", final[:done]),
                         ):

@@ -116,6 +116,20 @@ def test_an_honest_run_is_warned_of_nothing(design: dict[str, Any], make_run: Ma
         assert not any(note.mark == "a" for note in table.notes)
 
 
+def test_cells_that_are_one_model_are_told(make_run: MakeRun) -> None:
+    """A pooling after a fusion that ends in one frame, for one."""
+    run = make_run(factors={"fusion": ("concat", "gated"), "pooling": ("mean", "min")}, studies=3)
+    assert not any("the same model" in line for line in warnings(run))
+    done = run.confirm.set_index(["cell", "study"])["trial"]
+    other, same = done["fusion=gated pooling=min"], done["fusion=gated pooling=mean"]
+    epochs = run.epochs
+    values = {trial: epochs.loc[epochs["trial"] == trial, "value"].to_numpy() for trial in same}
+    for study, trial in same.items():
+        epochs.loc[epochs["trial"] == other[study], "value"] = values[trial]
+    [line] = [line for line in warnings(run) if "the same model" in line]
+    assert line.startswith("gated · mean and gated · min are the same model")
+
+
 def test_what_is_still_to_be_drawn_makes_no_difference_between_sides(make_run: MakeRun) -> None:
     """Ctrl-C in the middle of tuning: every winner on record was chosen among all its draws."""
     run = make_run(studies=4, draws=3)
