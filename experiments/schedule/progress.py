@@ -161,6 +161,7 @@ def page(session: Session, workers: Mapping[str, At]) -> Any:
     parts: list[Any] = [
         Text(f"{session.plan.space}   {line(session, len(workers))}"),
         ProgressBar(total=total, completed=total - session.remaining(), width=60),
+        Text(),  # the bar does not end its line
     ]
     rows = best_cells(session)
     if rows:

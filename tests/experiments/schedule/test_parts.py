@@ -150,8 +150,10 @@ def test_lines_and_pages_add_up_to_the_plan(small_plan: Any, tmp_path: Path) -> 
     from rich.console import Console
 
     stream = io.StringIO()
-    Console(file=stream, width=120).print(progress.page(session, {"w": progress.At("[slot]", 3, 0.5, 0.1)}))
-    assert "best cells so far" in stream.getvalue()
+    Console(file=stream, width=80).print(progress.page(session, {"w": progress.At("[slot]", 3, 0.5, 0.1)}))
+    [heading] = [line for line in stream.getvalue().splitlines() if "best cells so far" in line]
+    assert heading.split()[0] == "corpus"  # not at the end of the bar
+    assert "test ua (95 % t-interval)" in heading
     assert "[slot]" in stream.getvalue()  # names are text, not markup
     assert "fusion=f0" in stream.getvalue()
 
