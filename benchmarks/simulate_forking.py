@@ -1,6 +1,6 @@
 """How often something false is claimed without a mark, by researchers who take whichever path shows a difference.
 
-    python benchmarks/simulate_forking.py --replications 5000
+    python benchmarks/simulate_forking.py
 
 No cell is better than another (A/A data, no model is trained). A path is a row of steps: each declares a plan, runs it,
 and reads the report. What is declared, the family, the marks and every claim are decided by the project's own code:
@@ -269,7 +269,7 @@ def measure(route: str, replications: int, seed: int, everything: bool = False) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replications", type=int, default=5000)
+    parser.add_argument("--replications", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "forking.md")
