@@ -48,20 +48,23 @@ def make_checkpoint(folder: Path, size: str, norm: str) -> Path:
     return folder
 
 
-def plain_loop(checkpoint: Path, info: CorpusInfo, utterances: list[Utterance], out: Path) -> float:
+def plain_loop(
+    checkpoint: Path, info: CorpusInfo, utterances: list[Utterance], out: Path, device: str = "cpu"
+) -> float:
     from transformers import AutoFeatureExtractor, AutoModel
 
     kind: Any = AutoFeatureExtractor
     extractor = kind.from_pretrained(checkpoint)
-    model = AutoModel.from_pretrained(checkpoint).eval()
+    model = AutoModel.from_pretrained(checkpoint).eval().to(device)
     started = time.perf_counter()
     with torch.inference_mode():
         for utterance in utterances:
             rate = soundfile.info(info.folder / str(utterance.wav)).samplerate
             first, last = (round(float(at or 0.0) * rate) for at in (utterance.start, utterance.end))
             samples, _ = soundfile.read(info.folder / str(utterance.wav), start=first, stop=last, dtype="float32")
-            values = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_values
-            np.save(out / f"{utterance.id}.npy", model(values).last_hidden_state[0].numpy().astype(np.float16))
+            values = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_values.to(device)
+            frames = model(values).last_hidden_state[0].cpu().numpy()
+            np.save(out / f"{utterance.id}.npy", frames.astype(np.float16))
     return time.perf_counter() - started
 
 

@@ -101,7 +101,7 @@ def extraction(utterances: int) -> None:
                 print(f"| {level}, bf16 | | {mine:.1f} | |", flush=True)
                 continue
             (folder / "loop").mkdir()
-            plain = len(items) / plain_loop(checkpoint, info, items, folder / "loop")
+            plain = len(items) / plain_loop(checkpoint, info, items, folder / "loop", "cuda")
             print(f"| {level}, bf16 | {plain:.1f} | {mine:.1f} | {mine / plain:.1f} |", flush=True)
 
 

@@ -102,20 +102,6 @@ def test_on_the_cpu_frames_stay_where_they_are() -> None:
     assert ragged.nbytes == 15 * 4 * 2
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("share", [0.5, 0.0])
-def test_on_a_gpu_batches_are_the_same(share: float) -> None:
-    ragged = _random(np.random.default_rng(0), [5, 0, 3, 7], 4, "bfloat16", 2)
-    there = ragged.to("cuda", share)
-    assert isinstance(there, DeviceRagged) == (share > 0)
-    rows, available = np.array([3, 1, 0, 3, 2]), np.array([True, True, False, True, True])
-    wanted, found = ragged.gather(rows, available), there.gather(rows, available)
-    assert found.values.is_cuda
-    assert torch.equal(found.values.cpu(), wanted.values)
-    assert torch.equal(found.mask.cpu(), wanted.mask)
-
-
 def test_literal_batch() -> None:
     ragged = Ragged.of([np.array([[1.0, 2.0]]), np.zeros((0, 2)), np.array([[3.0, 4.0], [5.0, 6.0]])])
     batch = ragged.gather(np.array([0, 2, 1]))
