@@ -12,6 +12,7 @@ member. Parameters keep their names. What is replaced:
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from mer.bundle.dropout import GivenDropout, GivenNoise, Supply
 from mer.errors import UserError
 from mer.layers import Attention, Dropout, Noise, Swap
+
+# cuDNN copies a member's weights together at each call and says so; their place is the bundle's stack.
+warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
 
 
 class MemberLSTM(torch.autograd.Function):

@@ -281,6 +281,8 @@ class _HostRagged(Ragged):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Sequence:
+        import torch
+
         found, to = super().gather(rows, available, None, dtype), device or self.device
         # From page-locked memory the copy goes on beside what the device computes.
         return found.pinned().to(to) if torch.device(to).type == "cuda" else found.to(to)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mer.data.ragged
-from mer.data.ragged import DeviceRagged, Ragged, to_bfloat16
+from mer.data.ragged import DeviceRagged, Ragged, _HostRagged, to_bfloat16
 
 
 def _random(rng: np.random.Generator, lengths: list[int], dim: int, dtype: str, blocks: int) -> Ragged:
@@ -62,7 +62,7 @@ def test_gather_is_a_loop_over_utterances(
     for n, r in enumerate(rows):
         wanted[n, : kept[n]] = _as_torch(ragged.row(r), dtype)[: kept[n]].double()
 
-    for source in (ragged, DeviceRagged(ragged, "cpu")):
+    for source in (ragged, DeviceRagged(ragged, "cpu"), _HostRagged(ragged, "cpu")):
         batch = source.gather(rows, available)
         assert batch.values.dtype == (torch.int64 if dtype == "int32" else torch.float32)
         assert batch.values.shape == wanted.shape
@@ -112,7 +112,7 @@ def test_literal_batch() -> None:
 
 def test_a_batch_without_any_frame_still_has_one_position() -> None:
     ragged = Ragged(np.zeros((0, 3), np.float16), np.array([0, 0]))
-    for source in (ragged, DeviceRagged(ragged, "cpu")):
+    for source in (ragged, DeviceRagged(ragged, "cpu"), _HostRagged(ragged, "cpu")):
         batch = source.gather(np.array([0, 0]))
         assert batch.values.shape == (2, 1, 3)
         assert not batch.mask.any()
