@@ -30,6 +30,7 @@ from mer.errors import UserError
 from mer.evaluation import Predictions, predict
 from mer.files import SUMS, check_sums, commit_folder, make_folder, sums_digest, write_sums
 from mer.model import Model, build_model, needs_dialogues
+from mer.precision import default_device
 from mer.recipe import Recipe, read_recipe
 
 FORMAT = 2
@@ -56,7 +57,7 @@ class Checkpoint:
         seed: int = 0,
         store: FeatureStore | None = None,
         may_lack: bool = False,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         precision: str | None = None,
     ) -> dict[str, Predictions]:
         """What the model says of some utterances, under each condition by name.
@@ -68,13 +69,14 @@ class Checkpoint:
             seed: of the missing masks.
             store: where frozen features are kept; the default store if None.
             may_lack: a modality that none of them has is absent, instead of a mistake.
-            device: where it computes; the model stays there.
+            device: where it computes, frozen encoders too; None: a GPU if there is one. The model stays there.
             precision: fp32, bf16 or fp16; None: the recipe's, in which the model was validated.
         """
         unknown = sorted({utterance.emotion for utterance in utterances} - set(self.info.labels))
         if unknown:
             raise UserError(f"the model does not know the labels {unknown}", expected=", ".join(self.info.labels))
         info = replace(info, labels=self.info.labels)
+        device = device or default_device()
         encoders = self.model.to(device).encoder_table()
         data = prepare_split(info, utterances, encoders, store or open_features(), device, may_lack=may_lack)
         precision = precision or self.recipe.training.precision

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mer.errors import UserError
+
+_asked: ContextVar[torch.device | None] = ContextVar("asked", default=None)
+
+
+def default_device() -> torch.device:
+    """Where nothing else is asked for: a GPU if there is one."""
+    return _asked.get() or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def default_is(device: torch.device | str) -> Iterator[None]:
+    """Inside, `default_device` is this one: frozen bodies, which no model holds, compute where their model does."""
+    before = _asked.set(torch.device(device))
+    try:
+        yield
+    finally:
+        _asked.reset(before)
 
 
 def find_device(name: str | None) -> torch.device:
@@ -19,7 +38,7 @@ def find_device(name: str | None) -> torch.device:
     """
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name in (None, "auto"):
-        return torch.device("cuda" if there else "cpu")
+        return default_device()
     known = ["cpu", *(["cuda"] if there else []), *(f"cuda:{number}" for number in range(there))]
     if name not in known:
         raise UserError(f"device {name!r}", expected=f"auto, or one of what is here: {', '.join(known)}")

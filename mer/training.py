@@ -27,7 +27,7 @@ from mer.layers import set_generator
 from mer.losses import build_loss
 from mer.metrics import metric
 from mer.model import Model, build_model, needs_dialogues
-from mer.precision import autocast, wide
+from mer.precision import autocast, default_device, wide
 from mer.recipe import Recipe
 from mer.streams import Streams, derive
 
@@ -86,7 +86,7 @@ class Trainer:
         load: SplitLoader | None = None,
     ) -> None:
         self.recipe, self.streams, self.info = recipe, streams, data.info
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or default_device())
         torch.set_num_threads(recipe.training.threads)
         self.model = build_model(recipe, data.info, streams.init)
         load = load or split_loader(store or FeatureStore(), self.device)

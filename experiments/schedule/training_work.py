@@ -24,6 +24,7 @@ from mer.data.loading import SplitData
 from mer.data.missing import availability
 from mer.evaluation import predict
 from mer.model import Model
+from mer.precision import default_device
 from mer.recipe import MissingConfig, read_recipe
 from mer.streams import streams
 from mer.training import EpochReport, Trainer
@@ -43,7 +44,7 @@ class TrainingWork:
         self.specs = specs
         self.recipes = [read_recipe(spec.recipe, f"trial {spec.trial}", allow_outside=None) for spec in specs]
         self.corpus = splits.corpus_of(specs[0].corpus)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = default_device()
         seeds, data = [], []
         for spec, recipe in zip(specs, self.recipes, strict=True):
             key = spec.key

@@ -39,7 +39,7 @@ from mer.data.store import FeatureStore
 from mer.errors import UserError
 from mer.evaluation import Predictions
 from mer.model import Model
-from mer.precision import autocast, wide
+from mer.precision import autocast, default_device, wide
 from mer.recipe import Recipe
 from mer.streams import Streams, derive
 from mer.training import Diverged, EpochReport, SplitLoader, Trainer, split_loader
@@ -74,7 +74,7 @@ class BundleTrainer:
     ) -> None:
         parts = [data] * len(recipes) if isinstance(data, TrainValid) else list(data)
         _check(recipes, len(parts), len(streams))
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or default_device())
         load = once(load or split_loader(store or FeatureStore(), self.device))
         self.members = [
             Trainer(recipe, part, seeds, store=store, device=self.device, load=load)

@@ -16,6 +16,7 @@ from mer.batch import Batch, Dialogues, Sequence
 from mer.data.corpus import CorpusInfo, Utterance
 from mer.data.ragged import Ragged
 from mer.data.sampling import SampleInfo
+from mer.precision import default_is
 
 if TYPE_CHECKING:
     from mer.data.store import FeatureStore
@@ -153,17 +154,19 @@ def prepare_split(
 ) -> SplitData:
     """Encode a split (frozen encoders through the feature store) and order it by dialogue and turn.
 
+    device: where the split lies, and where frozen encoders compute what the store lacks.
     may_lack: a modality that no utterance has is absent (prediction from text alone) instead of a mistake.
     """
     ordered = _in_dialogue_order(utterances)
-    arrays = {
-        name: (
-            _nothing(encoder, ordered)
-            if may_lack and _lacks(encoder, info, ordered)
-            else encoder.arrays(info, ordered, store)
-        ).to(device)
-        for name, encoder in encoders.items()
-    }
+    with default_is(device):
+        arrays = {
+            name: (
+                _nothing(encoder, ordered)
+                if may_lack and _lacks(encoder, info, ordered)
+                else encoder.arrays(info, ordered, store)
+            ).to(device)
+            for name, encoder in encoders.items()
+        }
     numbers = {label: number for number, label in enumerate(info.labels)}
     labels = torch.tensor([numbers[u.emotion] for u in ordered], device=device)
     return _split(info, ordered, arrays, labels, torch.device(device), _borrowed(encoders, ordered))

@@ -17,6 +17,7 @@ from mer import weights
 from mer.encoders.base import Encoder
 from mer.errors import UserError
 from mer.layers import Dropout
+from mer.precision import default_device
 from mer.streams import derive
 
 if TYPE_CHECKING:
@@ -182,18 +183,21 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class LazyBody:
-    """A frozen body that is loaded when the first utterance is not in the store, on the GPU where there is one."""
+    """A frozen body that is loaded when the first utterance is not in the store, where its model computes."""
 
     def __init__(self, encoder: Pretrained, bf16: bool) -> None:
         self._encoder = [encoder]  # in a list: a module must not register its own encoder as a part
         self._body: Any = None
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.bf16 = bf16
+
+    @property
+    def device(self) -> torch.device:
+        return default_device()
 
     def get(self) -> Any:
         if self._body is None:
-            self._body = self._encoder[0].make_body().requires_grad_(False).to(self.device)
-        return self._body
+            self._body = self._encoder[0].make_body().requires_grad_(False)
+        return self._body.to(self.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyBody:
         """A copy of a model shares the frozen body: it never changes, and may be large."""

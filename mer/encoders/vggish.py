@@ -23,6 +23,7 @@ from mer.encoders.mel import MelSpec, waves
 from mer.encoders.pretrained import StoreType, seeded
 from mer.encoders.raw import Samples
 from mer.errors import UserError
+from mer.precision import default_device
 from mer.streams import derive
 
 if TYPE_CHECKING:
@@ -199,7 +200,6 @@ class VggishFrontend:
         self.dim, self.dtype = 128, dtype
         self.kind: Literal["audio", "text"] = "audio"
         self.weights, self.checkpoint = kind, checkpoint
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._body: Vggish | None = None
 
     def identity(self) -> dict[str, object]:
@@ -212,9 +212,10 @@ class VggishFrontend:
     def embed(self, samples: Tensor) -> Tensor:
         """`[T]` samples, T >= 15 600 -> `[N, 128]`."""
         if self._body is None:
-            self._body = load_vggish(self.weights, self.checkpoint).requires_grad_(False).to(self.device)
-        parts = patches_of(samples.to(self.device)).split(16)  # type: ignore[no-untyped-call]
-        return torch.cat([self._body(part) for part in parts])
+            self._body = load_vggish(self.weights, self.checkpoint).requires_grad_(False)
+        body, device = self._body.to(default_device()), default_device()
+        parts = patches_of(samples.to(device)).split(16)  # type: ignore[no-untyped-call]
+        return torch.cat([body(part) for part in parts])
 
 
 def vggish_identity(kind: str, checkpoint: str | None) -> dict[str, object]:

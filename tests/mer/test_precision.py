@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mer import context, encoders, fusion, losses, pooling
 from mer.contracts.encoders import small_corpus
 from mer.data.corpus import Corpus
+from mer.data.loading import prepare_split
 from mer.data.store import FeatureStore
-from mer.recipe import Recipe
+from mer.levels import declaration
+from mer.recipe import EncoderConfig, Recipe
 from mer.streams import streams
 from mer.training import Trainer
 
@@ -84,3 +87,19 @@ def test_trains_on_processors_that_lack_half_precision(processor: str, what: str
         check=False,
     )
     assert run.returncode == 0, run.stdout[-3000:]
+
+
+@pytest.mark.parametrize("name", [name for name in encoders.LEVELS if name not in encoders.WITHOUT_WEIGHTS])
+def test_a_frozen_encoder_computes_where_its_model_does(
+    name: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for the CPU beside a GPU gets the CPU for the frozen bodies too, that no model holds."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    level = declaration(encoders.LEVELS[name])
+    modality = "text" if "text" in level.requires else "audio"
+    config = EncoderConfig.model_validate({"name": name, "weights": "tiny"})
+    encoder = encoders.build_encoder(modality, config, corpus.info)
+    split = prepare_split(corpus.info, corpus.train, {modality: encoder}, FeatureStore(tmp_path), "cpu")
+    assert split.arrays[modality].nbytes > 0
+    with pytest.raises(AssertionError, match="CUDA"):
+        encoder.arrays(corpus.info, corpus.train, FeatureStore(tmp_path / "another"))
