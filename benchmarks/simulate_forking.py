@@ -290,7 +290,7 @@ def main() -> None:
     text = f"""# Forking paths
 
 Made by `python benchmarks/simulate_forking.py --replications {args.replications}`
-({time.time() - started:.0f} s on {args.workers} cores).
+({time.time() - started:.0f} s on {args.workers} core{"s" * (args.workers > 1)}).
 No cell is better than another; each path is walked to its end, and is false if any report on it claims a
 difference. ± is a 95 % interval; 5 % is what is promised at most.
 
