@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mer import __version__
-from mer.commandline import Parser
+from mer.commandline import Parser, heard_or_not
 from mer.errors import UserError, UserErrors, refuse_secrets, without_secrets
 
 OK, BAD_INPUT, FAILED_TRIALS, INTERRUPTED = 0, 2, 3, 130
@@ -21,6 +21,7 @@ OK, BAD_INPUT, FAILED_TRIALS, INTERRUPTED = 0, 2, 3, 130
 MACHINE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR,
+    errno.EPIPE,
 }  # fmt: skip
 """Errors of files that are the machine's or lie in the path that was given, not this program's."""
 
@@ -82,7 +83,7 @@ def script() -> None:
 
 
 def _leave(code: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed from the start
         with contextlib.suppress(OSError, ValueError):  # the reader is gone, or it is closed
             stream.flush()
     os._exit(code)
@@ -92,10 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake ends in one message and exit code 2, never in a traceback."""
     if argv is None:
         _speak_utf8()
-    argv, args = sys.argv[1:] if argv is None else argv, None
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not show every label
+    return _command(sys.argv[1:] if argv is None else argv)
+
+
+@heard_or_not()
+def _command(argv: Sequence[str]) -> int:
+    args = None
     try:
         _refuse(argv)
         parser = build_parser()
@@ -112,10 +118,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for one in error.errors if isinstance(error, UserErrors) else [error]:
             print(f"error: {one}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader (head, less) went away. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except OSError as error:
         if error.errno not in MACHINE and "temporary directory" not in str(error):
             raise

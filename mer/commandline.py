@@ -3,16 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import math
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TextIO, cast
 
 from mer.errors import nearest
 
 JSON = "print JSON instead, for programs"
 """The help of every `--json`."""
+
+
+class _WhileHeard:
+    """A standard stream, as long as somebody reads it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._terminal = stream, stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[..., object], *given: str) -> None:
+        try:
+            act(*given)
+        except OSError as error:
+            if error.errno != errno.EPIPE and not (self._terminal and error.errno == errno.EIO):
+                raise
+            nobody = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nobody, self._stream.fileno())
+            os.close(nobody)
+
+
+@contextlib.contextmanager
+def heard_or_not() -> Iterator[None]:
+    """A command does its work to the end, with its own exit code, also where its reader goes away: `head` has enough,
+    a terminal is closed."""
+    with contextlib.ExitStack() as streams:
+        if sys.stdout is not None:
+            streams.enter_context(contextlib.redirect_stdout(cast("TextIO", _WhileHeard(sys.stdout))))
+        if sys.stderr is not None:
+            streams.enter_context(contextlib.redirect_stderr(cast("TextIO", _WhileHeard(sys.stderr))))
+        yield
 
 
 class Parser(argparse.ArgumentParser):

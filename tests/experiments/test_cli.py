@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -369,3 +370,43 @@ def test_a_program_ends_with_its_own_code_whatever_libraries_do_at_the_end() -> 
         done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
         assert done.returncode == expected, done.stderr
         assert done.stdout or done.stderr
+
+
+WORKS = """
+import sys
+from pathlib import Path
+from experiments import cli, commands_editor
+
+def work(args):
+    print("begun", flush=True)
+    sys.stdin.readline()
+    for _ in range(3):
+        print("a line", flush=True)
+        print("a note", file=sys.stderr, flush=True)
+    Path("done").touch()
+    return 3
+
+commands_editor.print_schema = work
+sys.argv = ["mer", "schema"]
+cli.script()
+"""
+
+
+@pytest.mark.parametrize("way", ["a pipe", "a terminal", "closed from the start"])
+def test_a_command_works_on_where_nobody_listens_any_more(way: str, tmp_path: Path) -> None:
+    """`mer train ... | head -1` ended with 0 and without a model."""
+    end, other = pty.openpty() if way == "a terminal" else os.pipe()
+    command = [sys.executable, "-c", WORKS]
+    if way == "closed from the start":
+        command = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=other, stderr=other, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        os.close(other)
+        if way != "closed from the start":
+            assert os.read(end, 5) == b"begun"
+        os.close(end)
+        process.communicate(b"\n")
+    assert process.returncode == 3
+    assert (tmp_path / "done").exists()

@@ -25,8 +25,9 @@ from tests.mer.bucket import object_store
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
-import os
+import os, signal
 os.fsync = lambda handle: None
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
 from pathlib import Path
 from experiments.results import identity, lease, ledger
 identity.recipe_code = lambda recipe: "the code of this test"
