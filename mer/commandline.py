@@ -17,6 +17,9 @@ from mer.errors import nearest
 JSON = "print JSON instead, for programs"
 """The help of every `--json`."""
 
+LARGEST = 2.0**63
+"""No number of an option is beyond it."""
+
 
 class _WhileHeard:
     """A standard stream, as long as somebody reads it."""
@@ -133,7 +136,7 @@ def whole(least: int = -(2**63), most: int = 2**63 - 1) -> Callable[[str], int]:
     return read
 
 
-def real(least: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:
+def real(least: float = -LARGEST, most: float = LARGEST) -> Callable[[str], float]:
     """A finite number from `least` to `most`: the type of an option."""
 
     def read(text: str) -> float:
@@ -142,7 +145,7 @@ def real(least: float = -math.inf, most: float = math.inf) -> Callable[[str], fl
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and least <= value <= most):
-            ends = f" from {least:g}" * (least > -math.inf) + f" to {most:g}" * (most < math.inf)
+            ends = f" from {least:g}" * (least > -LARGEST) + f" to {most:g}" * (most < LARGEST)
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number{ends}")
         return value
 
