@@ -112,7 +112,7 @@ def run_train(args: argparse.Namespace) -> int:
     from mer.fit import fit
     from mer.precision import find_device
     from mer.streams import streams
-    from mer.training import EpochReport
+    from mer.training import Diverged, EpochReport
 
     def show(report: EpochReport) -> None:
         scores = "  ".join(f"{name} {100 * value:5.1f}" for name, value in report.valid.items())
@@ -120,15 +120,19 @@ def run_train(args: argparse.Namespace) -> int:
         print(f"epoch {report.epoch:3d}  loss {report.train_loss:.4f}  valid: {scores}{star}", flush=True)
 
     root = args.seed if args.seed is not None else seed
-    trainer = fit(
-        recipe,
-        corpus.train_valid(),
-        streams(root, corpus.info.name, 0, 0, "confirm"),
-        args.output,
-        device=str(find_device(args.device)),
-        save_every=args.save_every,
-        on_epoch=show,
-    )
+    try:
+        trainer = fit(
+            recipe,
+            corpus.train_valid(),
+            streams(root, corpus.info.name, 0, 0, "confirm"),
+            args.output,
+            device=str(find_device(args.device)),
+            save_every=args.save_every,
+            on_epoch=show,
+        )
+    except Diverged as error:
+        hint = "Nothing of it is a model. A smaller optimizer.lr, or optimizer.grad_clip, keeps numbers finite."
+        raise UserError(f"training ended: {error}", where=str(args.config), hint=hint) from None
     print(f"best epoch {trainer.best_epoch}: valid {recipe.training.metric} {100 * trainer.best_value:.1f}")
     print(f"checkpoint: {args.output}")
     _warn_of_what_is_not_real(corpus.info, any(e.random_weights for e in trainer.model.encoder_table().values()))

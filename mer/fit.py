@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import io
+import logging
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mer.checkpoint import save_checkpoint
+from mer.checkpoint import FILES, save_checkpoint
 from mer.data.corpus import TrainValid
 from mer.data.store import FeatureStore
 from mer.errors import UserError
-from mer.files import make_folder, replacing
+from mer.files import SUMS, make_folder, read_data, replacing
 from mer.recipe import Recipe
 from mer.streams import Streams
 from mer.training import EpochReport, Trainer
 
 STATE = "_state.pt"
+BOARDS = "tensorboard"
+CHECKSUM_BYTES = 16
+
+_log = logging.getLogger(__name__)
 
 
 def fit(
@@ -34,16 +44,16 @@ def fit(
 
     Leaves `config.json` and `model.safetensors` of the best validation epoch and `tensorboard/`. The state that
     resuming needs is written every `save_every` epochs and removed at the end; until then it and what TensorBoard reads
-    lie beside `output`, as `_<name>...`.
+    lie beside `output`, as `_<name>...`. The model takes the place of `output`, which may hold an earlier model and
+    nothing else.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
+    output = output.resolve()
+    _refuse_other(output)
     trainer = Trainer(recipe, data, streams, store=store, device=device)
     identity = f"{recipe.digest()} {data.info.name} {streams}"
     state_path = output.with_name(f"_{output.name}{STATE}")
-    boards = make_folder(output.with_name(f"_{output.name}.tensorboard"))  # the model takes the place of its folder
     if state_path.exists():
-        saved = torch.load(state_path, map_location="cpu", weights_only=True)
+        saved = _load(state_path)
         if saved["identity"] != identity:
             raise UserError(
                 "the interrupted run here has another recipe, corpus or seed",
@@ -51,12 +61,12 @@ def fit(
                 hint="Remove that file to start anew, or choose another --output.",
             )
         trainer.load_state_dict(saved["trainer"])
-    with SummaryWriter(boards, purge_step=trainer.epochs_done + 1) as writer:
+    curves = _Curves(output.with_name(f"_{output.name}.{BOARDS}"), trainer.epochs_done + 1)
+    with contextlib.closing(curves):
         while not trainer.finished:
             report = trainer.epoch()
-            writer.add_scalar("train/loss", report.train_loss, report.epoch)
-            for name, value in report.valid.items():
-                writer.add_scalar(f"valid/{name}", value, report.epoch)
+            valid = {f"valid/{name}": value for name, value in report.valid.items()}
+            curves.add({"train/loss": report.train_loss, **valid}, report.epoch)
             on_epoch(report)
             if report.epoch % save_every == 0:
                 _save({"identity": identity, "trainer": trainer.state_dict()}, state_path)
@@ -68,16 +78,83 @@ def fit(
         best_epoch=trainer.best_epoch,
         valid=trainer.history[trainer.best_epoch - 1].valid,
     )
-    boards.replace(output / "tensorboard")
+    curves.move(output / BOARDS)
     state_path.unlink(missing_ok=True)
     return trainer
 
 
-def _save(state: dict[str, object], path: Path) -> None:
-    with replacing(path) as stream:
+def _refuse_other(output: Path) -> None:
+    """Refuse a place that holds anything but a model: all of it would be gone when the model takes its place."""
+    expected = "a new or empty folder, or that of an earlier model"
+    if output.exists() and not output.is_dir():
+        raise UserError("is not a folder", where=str(output), expected=expected)
+    own = {*FILES, SUMS, BOARDS}
+    other = sorted(path.name for path in output.iterdir() if path.name not in own) if output.exists() else []
+    if other:
+        raise UserError(f"holds {other[0]!r}, which the model would replace", where=str(output), expected=expected)
+
+
+class _Curves:
+    """What TensorBoard reads. Where it cannot be written training goes on without, and says so, once."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self.folder = folder
+        self._failed = False
+        self._writer: Any = None
+        with self._aside():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(make_folder(folder), purge_step=first)
+
+    def add(self, values: dict[str, float], epoch: int) -> None:
+        for name, value in values.items():
+            with self._aside():
+                self._writer.add_scalar(name, value, epoch)
+
+    def close(self) -> None:
+        with self._aside():
+            self._writer.close()
+
+    def move(self, target: Path) -> None:
+        with self._aside():
+            self.folder.replace(target)
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
         try:
-            torch.save(state, stream)
-        except RuntimeError as error:  # torch complains of the half file, whatever broke it off
-            if error.__context__ is None:
-                raise
-            raise error.__context__ from None
+            yield
+        except Exception as error:
+            if not self._failed:
+                self._failed = True
+                why = f"{type(error).__name__}: {error}"
+                _log.warning("no curves for TensorBoard, and training goes on without: %s", why)
+
+
+def _save(state: dict[str, object], path: Path) -> None:
+    """The state and, behind it, its checksum: torch itself does not notice bits that have flipped."""
+    memory = io.BytesIO()
+    torch.save(state, memory)
+    data = memory.getbuffer()
+    with replacing(path) as stream:
+        stream.write(data)
+        stream.write(_checksum(data))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The state that was saved last; an error for one that is not as it was written."""
+    data = memoryview(read_data(path))
+    try:
+        if bytes(data[-CHECKSUM_BYTES:]) != _checksum(data[:-CHECKSUM_BYTES]):
+            raise ValueError
+        found: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
+        raise UserError(
+            "the state of the interrupted run is damaged, or an earlier version of mer saved it",
+            where=str(path),
+            hint="Remove that file to start anew, or choose another --output.",
+        ) from None
+    return found
+
+
+def _checksum(data: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest()

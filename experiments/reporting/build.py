@@ -66,6 +66,13 @@ def _safe(name: str, used: set[str]) -> str:
     return plain
 
 
+def _may_be_replaced(target: Path) -> bool:
+    """A page of this name alone proves nothing: any site has one."""
+    if not target.is_dir():
+        return False
+    return not any(target.iterdir()) or all((target / name).is_file() for name in ("index.html", "report.json"))
+
+
 def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     """Make the report of a run and return the path of its page.
 
@@ -73,7 +80,7 @@ def build_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
     """
     run = load_run(run_dir)
     target = Path(out) if out is not None else run.folder / FOLDER
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "index.html").is_file())):
+    if target.exists() and not _may_be_replaced(target):
         raise UserError(f"{str(target)!r} is not a report", expected="a new or empty folder, or an earlier report")
     files = contents(run)
     staging = target.with_name(f"_{target.name}-{uuid.uuid4().hex[:8]}")

@@ -136,6 +136,75 @@ def test_another_recipe_does_not_go_on_with_what_was_interrupted(
     assert "another recipe, corpus or seed" in capsys.readouterr().err
 
 
+def test_a_folder_that_holds_anything_but_a_model_is_not_replaced(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model takes the place of its folder: whatever else lay there would be gone."""
+    mine = workplace / "mine"
+    (mine / "chapters").mkdir(parents=True)
+    (mine / "thesis.tex").write_text("x")
+    trained = count_epochs(monkeypatch)
+    for output in ("mine", "mine/thesis.tex", "."):
+        assert main(["train", "recipe.yaml", "--output", output]) == 2
+        assert "a new or empty folder" in capsys.readouterr().err
+    assert trained == []
+    assert sorted(path.name for path in mine.iterdir()) == ["chapters", "thesis.tex"]
+    monkeypatch.chdir(mine / "chapters")
+    for _ in range(2):  # empty, and then that of an earlier model
+        assert main(["train", "../../recipe.yaml", "--data", "../../corpus", "--output", "."]) == 0
+        monkeypatch.chdir(mine / "chapters")  # the same name, another folder
+    assert (mine / "chapters" / "config.json").is_file()
+
+
+def test_training_that_loses_its_numbers_ends_in_words(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = workplace / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("lr: 1e-2", "lr: 1e+30"))
+    assert main(["train", "recipe.yaml", "--output", "models/m"]) == 2
+    assert "non-finite in epoch" in capsys.readouterr().err
+    assert not (workplace / "models" / "m").exists()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "empty", "of text", "a folder"])
+def test_a_damaged_state_of_an_interrupted_training_is_named(
+    damage: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch loads a state of which bits have flipped, and the model would be another one."""
+    with monkeypatch.context() as patch:
+        patch.setattr("mer.fit.save_checkpoint", lambda *args, **more: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            main(["train", "recipe.yaml", "--output", "models/m"])
+    state = workplace / "models" / "_m_state.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.unlink()
+    if damage == "a folder":
+        state.mkdir()
+    else:
+        state.write_bytes(
+            {"flipped": bytes(data), "cut off": bytes(data[:-9]), "empty": b"", "of text": b"epoch 3"}[damage]
+        )
+    assert main(["train", "recipe.yaml", "--output", "models/m"]) == 2
+    assert "_m_state.pt" in capsys.readouterr().err
+
+
+def test_training_goes_on_without_its_curves(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are a side output: where they cannot be written the model is the same, and it is said once."""
+    assert main(["train", "recipe.yaml", "--output", "models/whole"]) == 0
+
+    def full(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (workplace / "models" / "_taken.tensorboard").write_text("not a folder")
+    assert main(["train", "recipe.yaml", "--output", "models/taken"]) == 0
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    assert main(["train", "recipe.yaml", "--output", "models/full"]) == 0
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["no curves for TensorBoard"] * 2
+    models = [(workplace / "models" / name / "model.safetensors").read_bytes() for name in ("whole", "taken", "full")]
+    assert len(set(models)) == 1
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -117,8 +117,11 @@ def test_a_report_replaces_a_report_and_nothing_else(make_run: MakeRun, tmp_path
     run = make_run(**WORLD)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="is not a report"):
-        build_report(run.folder, tmp_path / "mine")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("my own page")
+    for folder in ("mine", "site"):
+        with pytest.raises(UserError, match="is not a report"):
+            build_report(run.folder, tmp_path / folder)
     first = build_report(run.folder, tmp_path / "r")
     before = {p.relative_to(first.parent): p.read_bytes() for p in first.parent.rglob("*") if p.is_file()}
     (first.parent / "tables" / "stale.tex").write_text("old")
