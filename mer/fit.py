@@ -17,7 +17,7 @@ from mer.checkpoint import FILES, save_checkpoint
 from mer.data.corpus import TrainValid
 from mer.data.store import FeatureStore
 from mer.errors import UserError
-from mer.files import SUMS, make_folder, read_data, replacing
+from mer.files import SUMS, make_folder, read_data, replacing, temporary
 from mer.recipe import Recipe
 from mer.streams import Streams
 from mer.training import EpochReport, Trainer
@@ -48,7 +48,7 @@ def fit(
     nothing else.
     """
     output = output.resolve()
-    _refuse_other(output)
+    _check_place(output)
     trainer = Trainer(recipe, data, streams, store=store, device=device)
     identity = f"{recipe.digest()} {data.info.name} {streams}"
     state_path = output.with_name(f"_{output.name}{STATE}")
@@ -83,8 +83,9 @@ def fit(
     return trainer
 
 
-def _refuse_other(output: Path) -> None:
-    """Refuse a place that holds anything but a model: all of it would be gone when the model takes its place."""
+def _check_place(output: Path) -> None:
+    """Refuse a place that holds anything but a model, all of which would be gone when the model takes its place; and
+    one where none can be written."""
     expected = "a new or empty folder, or that of an earlier model"
     if output.exists() and not output.is_dir():
         raise UserError("is not a folder", where=str(output), expected=expected)
@@ -92,6 +93,11 @@ def _refuse_other(output: Path) -> None:
     other = sorted(path.name for path in output.iterdir() if path.name not in own) if output.exists() else []
     if other:
         raise UserError(f"holds {other[0]!r}, which the model would replace", where=str(output), expected=expected)
+    try:  # before anything is trained
+        with temporary(make_folder(output.parent)):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write there: {error.strerror}", where=str(output.parent)) from None
 
 
 class _Curves:

@@ -156,6 +156,16 @@ def test_a_folder_that_holds_anything_but_a_model_is_not_replaced(
     assert (mine / "chapters" / "config.json").is_file()
 
 
+@pytest.mark.parametrize("output", ["/proc/m", "/proc/models/m", "/dev/null/m", "recipe.yaml/m", "n" * 300])
+def test_a_place_where_no_model_can_be_written_is_refused_before_training(
+    output: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = count_epochs(monkeypatch)
+    assert main(["train", "recipe.yaml", "--output", output]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert trained == []
+
+
 def test_training_that_loses_its_numbers_ends_in_words(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = workplace / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("lr: 1e-2", "lr: 1e+30"))
