@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from experiments.analysis.variant import Curve, SplitView, Variant
 from experiments.slots import Stage, Status
 from mer import sealed
 from mer.errors import UserError
+from mer.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,12 +112,12 @@ def _table(run: Path, name: str, *columns: str) -> pd.DataFrame:
 
 
 def _read_space(run: Path) -> dict[str, Any]:
-    try:
-        described = yaml.safe_load((run / "space.yaml").read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError("no run is here", where=str(run), expected="a folder such as results/fusion_vn") from None
-    found: dict[str, Any] = described
-    return found
+    if not (run / "space.yaml").exists():
+        raise UserError("no run is here", where=str(run), expected="a folder such as results/fusion_vn")
+    described = read_yaml(run / "space.yaml")
+    if not isinstance(described, dict):
+        raise UserError("not the space of a run", where=str(run / "space.yaml"), expected="a mapping")
+    return described
 
 
 def _one_corpus(described: Mapping[str, Any], asked: str | None) -> str:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mer.errors import UserError
+from mer.yaml_text import read_yaml
 
 Config = Mapping[str, Any]
 
@@ -36,14 +35,7 @@ def check_cluster_file(path: Path) -> list[Finding]:
 
 
 def read_cluster_file(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError("no such file", where=str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"not YAML: {getattr(error, 'problem', error)}", where=where) from None
+    config = read_yaml(path)
     if not isinstance(config, dict) or "provider" not in config:
         raise UserError("not a Ray cluster file: it names no `provider`", where=str(path))
     return config

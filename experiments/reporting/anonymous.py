@@ -28,8 +28,9 @@ import yaml
 
 from mer.contracts.subjects import TABLES as TABLES_OF_LEVELS
 from mer.errors import UserError
-from mer.files import commit_folder, make_folder
+from mer.files import commit_folder, data_file, make_folder, read_data
 from mer.recipe import Recipe
+from mer.yaml_text import read_yaml
 
 START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 NOTICE = (
@@ -256,9 +257,9 @@ def _copy_run(run: Path, place: Path, mask: Mask) -> None:
         for number, path in enumerate(sorted(p for p in run.glob(pattern) if not p.name.startswith("_"))):
             name = path.name if pattern == "*.parquet" else f"{path.parent.name}/{number:04d}.parquet"
             sink = io.BytesIO()
-            pq.write_table(mask.table(pq.read_table(path)), sink, compression="zstd", version="2.6")
+            pq.write_table(mask.table(_table(path)), sink, compression="zstd", version="2.6")
             (make_folder((place / name).parent) / Path(name).name).write_bytes(sink.getvalue())
-    document = mask.plain(yaml.safe_load((run / "space.yaml").read_text("utf-8")))
+    document = mask.plain(read_yaml(run / "space.yaml"))
     document["notices"] = [*(document.get("notices") or []), NOTICE]
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
     (place / "space.yaml").write_text(text, "utf-8")
@@ -274,7 +275,7 @@ def _mask_for(runs: list[Path]) -> Mask:
     commits: set[str] = set()
     first: dt.datetime | None = None
     for run in runs:
-        table = pq.read_table(run / "trials.parquet")
+        table = _table(run / "trials.parquet")
         for name, kept in (("host", hosts), ("commit", commits)):
             if name in table.column_names:
                 kept |= {value for value in pc.unique(table[name]).to_pylist() if value}
@@ -295,7 +296,7 @@ def _own_words(runs: Iterable[Path]) -> frozenset[str]:
     found: set[str] = set()
     left: list[Any] = [Recipe.model_json_schema(), *(list(table) for table in TABLES_OF_LEVELS.values())]
     for run in runs:
-        document = yaml.safe_load((run / "space.yaml").read_text("utf-8"))
+        document = read_yaml(run / "space.yaml")
         found |= set(document)
         left += [list(document[name]) for name in SETTINGS if isinstance(document.get(name), Mapping)]
         left += [list(one) for name in ("contrasts", "conditions") for one in document.get(name) or ()]
@@ -328,12 +329,19 @@ def _accounts() -> Iterator[str]:
             continue
 
 
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(data_file(path))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"damaged: {str(error).splitlines()[0]}", where=str(path)) from None
+
+
 def _texts(run: Path) -> Iterator[str]:
     """Every text of a run that may name somebody."""
-    yield (run / "space.yaml").read_text("utf-8")
+    yield read_data(run / "space.yaml").decode("utf-8", "replace")
     for pattern in TABLES:
         for path in run.glob(pattern):
-            table = pq.read_table(path)
+            table = _table(path)
             for name in table.column_names:
                 if pa.types.is_string(table[name].type):
                     yield from (value for value in pc.unique(table[name]).to_pylist() if value)

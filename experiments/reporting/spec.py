@@ -5,6 +5,7 @@ Only this module knows how that file is laid out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from experiments.reporting.numbers import count
 from mer.errors import UserError
+from mer.yaml_text import read_yaml
 
 SCOPES = ("this test set", "new dialogues", "new speakers", "new corpora")
 
@@ -210,19 +212,11 @@ def _others(declared: Mapping[str, Any]) -> str:
 
 
 def read_spec(path: Path) -> Spec:
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise UserError(
             "no space.yaml", where=str(path.parent), expected="the folder of a run, such as results/quickstart"
-        ) from None
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        document = yaml.load(text, Loader=loader)  # a safe loader, in C where there is one
-    except yaml.YAMLError as error:
-        raise UserError(f"not YAML: {error}", where=str(path)) from None
+        )
+    document = read_yaml(path)
     if not isinstance(document, dict):
         raise UserError("not the space of a run", where=str(path), expected="a mapping")
     return spec_of(document, str(path))

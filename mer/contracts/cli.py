@@ -65,12 +65,12 @@ def _kind(target: str) -> str:
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
-    import yaml
+    from mer.yaml_text import parse_yaml
 
     found = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator:
             raise UserError(f"--set {pair}", expected="OPTION=VALUE")
-        found[name] = yaml.safe_load(value)
+        found[name] = parse_yaml(value, f"--set {pair}")
     return found

@@ -198,21 +198,19 @@ def parse_size(text: str) -> int:
 
 def _encoder(text: str) -> tuple[str, EncoderConfig]:
     """`text=phobert` or `text={name: phobert, revision: main}`."""
-    import yaml
     from pydantic import ValidationError
 
     from mer.recipe import EncoderConfig
+    from mer.yaml_text import parse_yaml
 
     modality, equals, value = text.partition("=")
     where = f"--encoder {text}"
     if not equals or not modality.strip() or not value.strip():
         raise UserError("not an encoder", where=where, expected="MODALITY=ENCODER, such as text=phobert")
     try:
-        settings = yaml.safe_load(value)
+        settings = parse_yaml(value, where, "{name: phobert, revision: main}")
         settings = {"name": settings} if isinstance(settings, str) else settings
         return modality.strip(), EncoderConfig.model_validate(settings)
-    except yaml.YAMLError:
-        raise UserError("not YAML", where=where, expected="{name: phobert, revision: main}") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

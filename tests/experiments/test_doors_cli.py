@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -193,3 +195,44 @@ def test_variables(
     through(open_features, variable, value[:20] or "features")
     assert cache_root() is not None
     visit("tables.some")
+
+
+DEEP = "[" * 3000
+
+
+@pytest.mark.parametrize("value", [DEEP, "2020-99-99", "[1", "? {a: 1}\n: 2"], ids=["deep", "date", "open", "key"])
+@pytest.mark.parametrize("command", ["features build demo --encoder text=", "contract concat --set layers="])
+def test_yaml_on_the_command_line(command: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split()[:-1], command.split()[-1] + value]) == 2
+    assert "not YAML" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [f"provider: {DEEP}", "provider: 2020-99-99", "provider: \xff", None])
+@pytest.mark.parametrize("command", ["cluster check", "report", "analyze", "report --anonymous"])
+def test_yaml_files(command: str, content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """None: a pipe, which nobody writes into."""
+    run = tmp_path / "run"
+    run.mkdir()
+    pq.write_table(pa.table({"trial": ["a"], "commit": ["b"]}), run / "trials.parquet")
+    file = run / "space.yaml"
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content.encode("latin-1"))
+    assert main([*command.split(), str(file if command == "cluster check" else run)]) == 2
+    error = capsys.readouterr().err
+    assert "space.yaml" in error
+    assert ("not YAML" if content else "is a pipe") in error
+
+
+@pytest.mark.parametrize("table", ["trials.parquet", "predictions/a.parquet"])
+def test_a_damaged_table_of_a_run_that_is_made_anonymous(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "predictions").mkdir(parents=True)
+    (tmp_path / "run" / "space.yaml").write_text("space: a\n")
+    for name in ("trials.parquet", "predictions/a.parquet"):
+        pq.write_table(pa.table({"trial": ["a"], "commit": ["b"]}), tmp_path / "run" / name)
+    (tmp_path / "run" / table).write_bytes(b"no table")
+    assert main(["report", "--anonymous", str(tmp_path / "run")]) == 2
+    assert table in capsys.readouterr().err
