@@ -28,7 +28,7 @@ from mer.data.store.shared import open_features
 from mer.encoders import WITHOUT_WEIGHTS, build_encoder
 from mer.errors import UserError
 from mer.evaluation import Predictions, predict
-from mer.files import SUMS, check_sums, commit_folder, make_folder, sums_digest, write_sums
+from mer.files import SUMS, check_sums, commit_folder, make_folder, plain, sums_digest, write_sums
 from mer.model import Model, build_model, needs_dialogues
 from mer.precision import default_device
 from mer.recipe import Recipe, read_recipe
@@ -182,13 +182,13 @@ def _read(folder: Path, digests: Collection[str], patience: int = 20) -> tuple[d
             )
         if (folder / SUMS).exists():
             check_sums(folder, FILES)
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = json.loads(plain(folder / CONFIG).read_text("utf-8"))
         if not isinstance(config, dict) or config.get("format") not in (1, FORMAT):
             found = config.get("format") if isinstance(config, dict) else config
             raise UserError(f"checkpoint format {str(found)[:40]!r}", where=str(folder / CONFIG), expected=str(FORMAT))
         if config["format"] != 1:
             check_sums(folder, FILES)  # which must be there: the first version alone wrote none
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load_file(plain(folder / WEIGHTS))
         if _identity(folder) != here:
             raise UserError("the model is being replaced again and again", where=str(folder))
         return config, tensors

@@ -70,7 +70,7 @@ def data_file(path: Path, root: Path | None = None, what: str = "file") -> Path:
     """
     where = str(path)
     try:
-        found = path.stat().st_mode
+        plain(path, what)
         outside = root is not None and not path.resolve().is_relative_to(root.resolve())
     except FileNotFoundError as error:
         raise UserError(f"the {what} does not exist", where=where) from error
@@ -78,9 +78,15 @@ def data_file(path: Path, root: Path | None = None, what: str = "file") -> Path:
         raise UserError(f"cannot be read: {getattr(error, 'strerror', error)}", where=where) from error
     if outside:
         raise UserError("leads out of the corpus folder by a symbolic link", where=where, expected="a file inside it")
+    return path
+
+
+def plain(path: Path, what: str = "file") -> Path:
+    """The same for a file that a program wrote: what the operating system says of it is left to the caller."""
+    found = path.stat().st_mode
     if not stat.S_ISREG(found):
         kind = "a folder" if stat.S_ISDIR(found) else "a pipe" if stat.S_ISFIFO(found) else "no plain file"
-        raise UserError(f"is {kind}", where=where, expected=f"a {what}")
+        raise UserError(f"is {kind}", where=str(path), expected=f"a {what}")
     return path
 
 
@@ -234,7 +240,7 @@ def write_sums(folder: Path, names: Sequence[str]) -> None:
 
 def check_sums(folder: Path, names: Sequence[str]) -> None:
     """Refuse a folder of which a single bit is not as it was written."""
-    found, expected = (folder / SUMS).read_bytes(), _sums(folder, names)
+    found, expected = plain(folder / SUMS).read_bytes(), _sums(folder, names)
     if found != b"".join(expected):
         changed = [name for name, line in zip(names, expected, strict=True) if line not in found.splitlines(True)]
         raise UserError(
@@ -247,7 +253,7 @@ def check_sums(folder: Path, names: Sequence[str]) -> None:
 def sums_digest(folder: Path) -> str | None:
     """One digest for all files that a folder's `SHA256SUMS` lists; None where it has no such list."""
     try:
-        return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
+        return hashlib.sha256(plain(folder / SUMS).read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
 
@@ -255,7 +261,7 @@ def sums_digest(folder: Path) -> str | None:
 def _sums(folder: Path, names: Sequence[str]) -> list[bytes]:
     lines = []
     for name in names:
-        with (folder / name).open("rb") as stream:
+        with plain(folder / name).open("rb") as stream:
             lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {name}\n".encode())
     return lines
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from mer.errors import UserError
-from mer.files import state_of
+from mer.files import plain, state_of
 
 if TYPE_CHECKING:
     from mer.recipe import EncoderConfig
@@ -126,7 +126,7 @@ def digest_of(path: Path) -> str:
 def _digest(files: tuple[tuple[str, tuple[int, ...]], ...]) -> str:
     total = hashlib.blake2b(digest_size=16)
     for name, _ in files:
-        with open(name, "rb") as stream:
+        with plain(Path(name)).open("rb") as stream:
             content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
         total.update(Path(name).name.encode() + b"\0" + content)
     return total.hexdigest()

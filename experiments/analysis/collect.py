@@ -13,6 +13,7 @@ from experiments.analysis.variant import Curve, SplitView, Variant
 from experiments.slots import Stage, Status
 from mer import sealed
 from mer.errors import UserError
+from mer.files import plain
 from mer.yaml_text import read_yaml
 
 if TYPE_CHECKING:
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from mer.checkpoint import Checkpoint
     from mer.data.corpus import Corpus, CorpusInfo, Utterance
     from mer.streams import Streams
+
+PARTS: dict[str, type] = {
+    "corpora": dict,
+    "cells": list,
+    "document": dict,
+    "metric": str,
+    "folds": dict,
+    "root_seed": int,
+    "resplit": bool,
+}
+"""What is read here of the `space.yaml` that a run wrote."""
 
 
 def collect(
@@ -105,7 +117,7 @@ def study_scores(run: Path, variants: list[Variant], split: str) -> dict[str, di
 def _table(run: Path, name: str, *columns: str) -> pd.DataFrame:
     path = run / f"{name}.parquet"
     try:
-        frame: pd.DataFrame = sealed.of_a_run(path.read_bytes(), str(path), columns).to_pandas()
+        frame: pd.DataFrame = sealed.of_a_run(plain(path).read_bytes(), str(path), columns).to_pandas()
     except FileNotFoundError:
         raise UserError("no table of a run is here", where=str(path)) from None
     return frame
@@ -117,6 +129,9 @@ def _read_space(run: Path) -> dict[str, Any]:
     described = read_yaml(run / "space.yaml")
     if not isinstance(described, dict):
         raise UserError("not the space of a run", where=str(run / "space.yaml"), expected="a mapping")
+    wrong = next((name for name, kind in PARTS.items() if not isinstance(described.get(name), kind)), None)
+    if wrong:
+        raise UserError(f"not the space of a run: {wrong}", where=str(run / "space.yaml"), expected="what a run wrote")
     return described
 
 

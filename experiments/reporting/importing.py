@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mer import sealed
 from mer.errors import UserError, nearest
-from mer.files import read_data, write
+from mer.files import plain, read_data, write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,7 +192,7 @@ def imported_predictions(run: Run) -> pd.DataFrame:
     files = sorted(p for p in folder.glob("*.parquet") if not p.name.startswith("_")) if folder.is_dir() else []
     parts = []
     for path in files:
-        rows = sealed.read(path.read_bytes(), str(path)).to_pandas()
+        rows = sealed.read(plain(path).read_bytes(), str(path)).to_pandas()
         corpus = str(rows["corpus"].iloc[0])
         if corpus not in run.corpora:
             continue

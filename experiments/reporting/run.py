@@ -17,6 +17,7 @@ from experiments.reporting.spec import Spec, read_spec
 from experiments.reporting.statistics.paired import Comparison, compare
 from mer import sealed
 from mer.errors import UserError, unknown
+from mer.files import plain
 from mer.metrics import metric as metric_of
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Run:
             if required:
                 raise UserError(f"no {name}", where=str(self.folder), expected="the folder of a run")
             return pd.DataFrame()
-        frame: pd.DataFrame = sealed.of_a_run(path.read_bytes(), str(path), COLUMNS[name]).to_pandas()
+        frame: pd.DataFrame = sealed.of_a_run(plain(path).read_bytes(), str(path), COLUMNS[name]).to_pandas()
         return frame
 
     # ---- tables ----------------------------------------------------------------------------------------------
@@ -347,7 +348,7 @@ class Run:
         """Every file of predictions, proven whole."""
         files = sorted(p for p in (self.folder / "predictions").glob("*.parquet") if not p.name.startswith("_"))
         for path in files:
-            sealed.of_a_run(path.read_bytes(), str(path), PREDICTED)
+            sealed.of_a_run(plain(path).read_bytes(), str(path), PREDICTED)
         return [str(path) for path in files]
 
     # ---- questions -------------------------------------------------------------------------------------------

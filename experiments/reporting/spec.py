@@ -219,4 +219,7 @@ def read_spec(path: Path) -> Spec:
     document = read_yaml(path)
     if not isinstance(document, dict):
         raise UserError("not the space of a run", where=str(path), expected="a mapping")
-    return spec_of(document, str(path))
+    try:
+        return spec_of(document, str(path))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a list for a mapping, a word for a number
+        raise UserError(f"not the space of a run: {error}", where=str(path), expected="what a run wrote") from None

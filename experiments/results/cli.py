@@ -112,9 +112,9 @@ def _days(text: str) -> float:
 
 
 def run_compact(args: argparse.Namespace) -> int:
-    from experiments.results.ledger import Ledger
+    from experiments.results.ledger import existing
 
-    ledger = Ledger(args.results)
+    ledger = existing(args.results)
     before = len(ledger.refresh())
     removed = ledger.compact(everything=True)
     for notice in ledger.notices:

@@ -24,7 +24,7 @@ from typing import Any
 from experiments.results.declared import Cells, Chain, append, read_chain
 from experiments.results.identity import Identifier
 from experiments.results.lease import Lease
-from experiments.results.ledger import FOLDER, Ledger
+from experiments.results.ledger import FOLDER, Ledger, existing
 from experiments.results.standing import Data
 from experiments.slots import Status
 from mer.errors import UserError, unknown
@@ -68,7 +68,7 @@ class Garbage:
 
 def find_garbage(results: str, grace_s: float = DAY_S, forget: Sequence[str] = ()) -> Garbage:
     """What may be removed. Nothing is written, but a probe that asks the store for the time."""
-    ledger = Ledger(results)
+    ledger = existing(results)
     store, snapshot = ledger.store, ledger.refresh()
     chain = read_chain(store, snapshot)
     rows: list[Row] = snapshot.effective.select(COLUMNS).to_pylist()
@@ -99,7 +99,7 @@ def collect(results: str, grace_s: float = DAY_S, forget: Sequence[str] = ()) ->
 
     The ledger's files are replaced before they are removed: a crash on the way loses nothing else.
     """
-    ledger = Ledger(results)
+    ledger = existing(results)
     store = ledger.store
     lease = Lease(store, "mer gc")
     try:

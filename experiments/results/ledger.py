@@ -39,7 +39,7 @@ from mer import sealed
 from mer.errors import UserError
 from mer.faults import visit
 from mer.sealed import Damaged, unreadable
-from mer.storage import LISTED_S, Store, open_store
+from mer.storage import LISTED_S, Store, open_store, parent_of
 
 FOLDER = "ledger"
 LIGHT = tuple(name for name in TRIAL_PART.names if name != "predictions")
@@ -379,6 +379,26 @@ class Ledger:
         from experiments.results.accepted import read
 
         return read(self.store)
+
+
+def is_there(store: Store) -> bool:
+    """Whether a folder is a results folder: there is a ledger once a run has begun."""
+    return FOLDER in store.folders("")
+
+
+def existing(results: str) -> Ledger:
+    """The ledger of a results folder that is one. A name with a typo is refused before anything is written there."""
+    store = open_store(results)
+    if not is_there(store):
+        parent, name = parent_of(store.root)
+        run = is_there(open_store(parent)) and any(entry.name == "trials.parquet" for entry in store.list(""))
+        raise UserError(
+            "no results folder",
+            where=results,
+            expected=f"a folder with {FOLDER}/",
+            hint=f"{name} is a run in the results folder {parent}." if run else None,
+        )
+    return Ledger(store)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from experiments.results.lease import drivers, drivers_text
-from experiments.results.ledger import FOLDER, Ledger
+from experiments.results.ledger import FOLDER, Ledger, is_there
 from experiments.slots import Status
 from mer import sealed
 from mer.errors import UserError
@@ -30,7 +30,7 @@ def status(folder: str) -> dict[str, Any]:
         if _has(inner, "trials.parquet"):
             runs[name] = _run(inner, ledger)
     snapshot = ledger.refresh()
-    if not runs and not len(snapshot) and FOLDER not in store.folders(""):  # there is one once a run has begun
+    if not runs and not is_there(store):
         raise UserError(
             "neither a run nor a results folder",
             where=text,

@@ -28,11 +28,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from experiments.results.ledger import Ledger
+    from experiments.results.ledger import existing
     from experiments.schedule.accept import accept, changes, find_change
     from experiments.space.load import open_named_corpus
 
-    ledger = Ledger(args.results)
+    ledger = existing(args.results)
     if not args.all and not (args.old and args.new):
         found = changes(ledger, args.allow_outside)
         for change in found:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from mer.data.fingerprint import FileDigests, cache_root
 from mer.errors import UnfitMachine, UserError
-from mer.files import claim, commit_folder, disk_errors, make_folder, write
+from mer.files import claim, commit_folder, disk_errors, make_folder, plain, write
 from mer.storage import Entry, Store, open_store
 
 AT_ONCE = 8
@@ -218,7 +218,7 @@ def _keep(partial: Path, files: Sequence[Entry], home: Path, name: str) -> str:
 
 def _read(record: Path) -> dict[str, Any]:
     try:
-        found = json.loads(record.read_text("utf-8"))
+        found = json.loads(plain(record).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

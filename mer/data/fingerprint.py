@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mer.errors import UserError
-from mer.files import commit, make_folder, state_of, temporary
+from mer.files import commit, make_folder, plain, state_of, temporary
 
 if TYPE_CHECKING:
     from mer.data.corpus import Corpus, Utterance
@@ -65,7 +65,7 @@ class FileDigests:
         if found is not None and found[:-1] == [*state]:
             return str(found[-1])
         digest = hashlib.blake2b(digest_size=16)
-        with file.open("rb") as stream:
+        with plain(file).open("rb") as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)
         self._known[key] = self._fresh[key] = [*state, digest.hexdigest()]
@@ -92,7 +92,7 @@ class FileDigests:
 
     def _read(self) -> dict[str, list[int | str]]:
         try:
-            found = json.loads(self.path.read_text("utf-8"))
+            found = json.loads(plain(self.path).read_text("utf-8"))
         except (OSError, ValueError):
             return {}
         rows = found.items() if isinstance(found, dict) else ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from mer.errors import UserError
-from mer.files import replacing
+from mer.files import plain, replacing
 from mer.storage.base import Entry
 
 _BLOCK = 8 << 20
@@ -39,10 +39,10 @@ class LocalStore:
             yield stream
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+        return plain(self.folder / name).read_bytes()
 
     def open(self, name: str) -> IO[bytes]:
-        return (self.folder / name).open("rb")
+        return plain(self.folder / name).open("rb")
 
     def list(self, folder: str) -> list[Entry]:
         try:

@@ -236,3 +236,56 @@ def test_a_damaged_table_of_a_run_that_is_made_anonymous(
     (tmp_path / "run" / table).write_bytes(b"no table")
     assert main(["report", "--anonymous", str(tmp_path / "run")]) == 2
     assert table in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["gc", "gc --yes", "gc --yes --grace 0", "compact", "accept-code", "status"])
+@pytest.mark.parametrize("folder", ["absent", "other", "other/file", "results/small", "results/smal"])
+def test_a_folder_that_is_none_of_results_is_left_as_it_is(
+    command: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("other/file", "results/ledger/note", "results/small/trials.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    if command == "status" and folder == "results/small":
+        return  # that is what it is for
+    named = ["--results", folder] if command == "accept-code" else [folder]
+    assert main([*command.split(), *named]) == 2
+    assert folder in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+WRITTEN = ("trials.parquet", "epochs.parquet", "space.yaml")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("command", ["status", "report", "analyze", "report --anonymous"])
+def test_a_pipe_in_the_place_of_a_table(
+    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for other in WRITTEN:
+        if other == "space.yaml":
+            (run / other).write_text("space: a\n")
+        else:
+            pq.write_table(pa.table({"trial": ["a"], "commit": ["b"]}), run / other)
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    assert main([*command.split(), str(run)]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["cells: 5", "cells: [a]", "folds: [1]", "corpora: [demo]", "studies: many", "contrasts: [3]", "factors: {a: 1}"],
+)
+@pytest.mark.parametrize("command", ["report", "analyze"])
+def test_a_space_that_no_run_wrote(
+    command: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"trial": ["a"]}), tmp_path / "trials.parquet")
+    (tmp_path / "space.yaml").write_text(content)
+    assert main([command, str(tmp_path)]) == 2
+    assert "space.yaml: not the space of a run" in capsys.readouterr().err

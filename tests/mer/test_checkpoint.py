@@ -209,6 +209,17 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, SUMS])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: Path, name: str, version: int) -> None:
+    if version == 1:
+        as_first_version(folder)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=f"{name}: is a pipe"):
+        load_checkpoint(folder)
+
+
 # ---- saved by earlier versions --------------------------------------------------------------------------------
 
 

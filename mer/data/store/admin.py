@@ -13,7 +13,7 @@ from typing import Any
 from mer.data.store.shard import SUFFIX, Damaged, Shard
 from mer.data.store.store import DESCRIPTION
 from mer.errors import UserError
-from mer.files import disk_errors, remove_stale
+from mer.files import disk_errors, plain, remove_stale
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _entry(folder: Path, frames: bool) -> Entry:
     remove_stale(folder)
     description_file = folder / DESCRIPTION
     try:
-        description = json.loads(description_file.read_text("utf-8"))
+        description = json.loads(plain(description_file).read_text("utf-8"))
         used = description_file.stat().st_mtime
     except (OSError, ValueError):
         description, used = {}, folder.stat().st_mtime

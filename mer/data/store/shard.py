@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mer.data.ragged import STORED
-from mer.files import commit, disk_errors, temporary
+from mer.files import commit, disk_errors, plain, temporary
 
 SUFFIX = ".frames"
 _MAGIC = b"MERFEAT1"
@@ -45,7 +45,7 @@ class Shard:
 
     def __init__(self, path: Path, frontend: str) -> None:
         self.path = path
-        with path.open("rb") as stream:
+        with plain(path).open("rb") as stream:
             self.state = _state(os.fstat(stream.fileno()))
             try:
                 header, index = _read_index(stream, self.state[1], frontend)

@@ -19,7 +19,7 @@ from mer.data.ragged import STORED, Ragged
 from mer.data.store.frontend import Frontend, describe, frontend_digest, item_key, item_size, to_stored
 from mer.data.store.shard import SUFFIX, Damaged, Shard, write_shard
 from mer.errors import UserError
-from mer.files import claim, disk_errors, make_folder, remove_stale, write
+from mer.files import claim, disk_errors, make_folder, plain, remove_stale, write
 
 if TYPE_CHECKING:
     from mer.data.audio import AudioClip
@@ -144,7 +144,7 @@ class FeatureStore:
             make_folder(folder)
             remove_stale(folder)
             try:
-                same = description.read_bytes() == text.encode()
+                same = plain(description).read_bytes() == text.encode()
             except FileNotFoundError:
                 same = False
             if same:
