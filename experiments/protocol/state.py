@@ -192,6 +192,10 @@ class State:
         made = self._unit_of[slot].made
         return made if made is not None and slot in made.slots else None
 
+    def planned(self, slot: Slot) -> tuple[Slot, ...]:
+        """The slots that a plan trains in one unit with this one."""
+        return self._unit_of[slot].slots
+
     def ended_units(self) -> Iterator[Unit]:
         """The units of which every slot has ended."""
         return (unit.made for unit in self._units if unit.made is not None and not self._live(unit))

@@ -22,7 +22,9 @@ IDENTITY = ("data", "corpus", "study", "fold", "stage", "root")
 def rebundled(names: Names, state: State, snapshot: Snapshot) -> int:
     """How many slots have ended in another bundle, or alone, by today's code, and are run again.
 
-    Of a confirm slot whose draws are run again it is not known which of them wins: any counts.
+    Of a confirm slot whose draws are run again for this it is not known which of them wins: any counts. Where a draw is
+    missing for another reason (its record is lost) the slot may come to the very trial that is on record, unless its
+    bundle has other members than then.
     """
     missing = [slot for slot in state.order if state.status(slot) is Status.MISSING]
     if not missing or not len(snapshot):
@@ -35,15 +37,29 @@ def rebundled(names: Names, state: State, snapshot: Snapshot) -> int:
             recipe.pop("bundle", None)
             key = (digest(canonical(recipe)), *(row[name] for name in IDENTITY))
             recorded.setdefault(key, []).append(row)
-    today, count = Identifier(names.equal_code), 0
-    for slot in missing:
+    today, again = Identifier(names.equal_code), set[Slot]()
+    for slot in sorted(missing, key=lambda slot: slot.stage is Stage.CONFIRM):
         unit = state.unit(slot)
         if unit is not None and names.trial(slot, unit) in snapshot:
             continue  # runs again for another reason: a new condition, a record that goes no further
         found = [row for params in _params(state, slot) for row in recorded.get(names.unbundled(slot, params), ())]
+        if unit is None and again.isdisjoint(_draws(state, slot)):
+            found = [row for row in found if _members(row) != len(state.planned(slot))]
         with contextlib.suppress(UserError):  # of a level from outside
-            count += any(today.code(read_recipe(row["recipe"], "ledger")) == row["code"] for row in found)
-    return count
+            if any(today.code(read_recipe(row["recipe"], "ledger")) == row["code"] for row in found):
+                again.add(slot)
+    return len(again)
+
+
+def _members(row: Mapping[str, str]) -> int:
+    """How many trials were trained in one step with a recorded one, itself included."""
+    return int((json.loads(row["recipe"]).get("bundle") or {"size": 1})["size"])
+
+
+def _draws(state: State, slot: Slot) -> Iterator[Slot]:
+    """The draws that decide with which hyperparameters the unit of a confirm slot is trained."""
+    for member in state.planned(slot):
+        yield from state.plan.draws(state.plan.group(member))
 
 
 def _params(state: State, slot: Slot) -> Iterator[Mapping[str, Scalar]]:

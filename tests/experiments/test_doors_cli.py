@@ -279,7 +279,7 @@ def test_a_pipe_in_the_place_of_a_table(
 
 @pytest.mark.parametrize(
     "content",
-    ["cells: 5", "cells: [a]", "folds: [1]", "corpora: [demo]", "studies: many", "contrasts: [3]", "factors: {a: 1}"],
+    ["cells: 5", "cells: [a]", "folds: [1]", "studies: many", "contrasts: [3]", "factors: {a: 1}"],
 )
 @pytest.mark.parametrize("command", ["report", "analyze"])
 def test_a_space_that_no_run_wrote(

@@ -218,6 +218,21 @@ def test_a_run_says_how_many_recorded_trials_other_bundles_make_it_run_again(
     assert line.startswith(f"note: {count} recorded trials will be run again")
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("lost", range(6))
+def test_a_record_that_is_lost_changes_no_bundle(bundled: Any, tmp_path: Path, size: int, lost: int) -> None:
+    plan = bundled(size=size)
+    run(plan, tmp_path, Coupled)
+    ledger = Ledger(str(tmp_path))
+    before = ledger.refresh()
+    one = sorted(before.rows)[lost * (len(before) - 1) // 5]
+    ledger.rewrite_without({one})
+    assert kept(plan, Ledger(str(tmp_path)).refresh()) < len(before)
+    assert again(plan, Ledger(str(tmp_path)).refresh()) == 0
+    run(plan, tmp_path, Coupled)
+    assert kept(plan, Ledger(str(tmp_path)).refresh()) == len(before)
+
+
 def fault(plan: Plan, kind: str, *, stage: Stage, study: int) -> MakeFake:
     slots = [s for s in plan.slots() if s.cell == "fusion=f1" and s.stage is stage and s.study == study]
     return MakeFake(faults={str(slot): kind for slot in slots[:1]})
