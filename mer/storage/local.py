@@ -16,6 +16,10 @@ from mer.files import plain, replacing
 from mer.storage.base import Entry
 
 _BLOCK = 8 << 20
+REFUSED = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+"""What the place says that is written to, whoever asks. ENOENT: of one where nothing can be made, as in /proc."""
 
 
 class LocalStore:
@@ -99,7 +103,7 @@ def explained(path: str, size: int, hint: str) -> Iterator[None]:
                 where=path,
                 hint="Everything finished before is safe. Free some space and run the same command again.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in REFUSED:
             raise UserError(
                 f"cannot write there: {os.strerror(error.errno)}",
                 where=path,

@@ -348,10 +348,14 @@ def test_a_full_disk_is_named_with_what_is_needed(tmp_path: Path, monkeypatch: p
     assert not list((tmp_path / FOLDER).glob("_*"))
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "place", ["file", "file/results", "loop", "loop/results", "n" * 300, "/proc/results", "/dev/null"]
+)
+def test_a_place_that_cannot_be_written_is_refused(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError, match="cannot write there"):
-        check_writable(open_store(str(tmp_path / "file" / "results")))
+        check_writable(open_store(str(tmp_path / place)))
 
 
 def test_listing_what_is_not_there_is_empty(tmp_path: Path) -> None:
