@@ -17,7 +17,7 @@ from mer.checkpoint import FILES, save_checkpoint
 from mer.data.corpus import TrainValid
 from mer.data.store import FeatureStore
 from mer.errors import UserError
-from mer.files import SUMS, make_folder, read_data, replacing, temporary
+from mer.files import SUMS, claim, lock, make_folder, read_data, replacing, temporary
 from mer.recipe import Recipe
 from mer.streams import Streams
 from mer.training import EpochReport, Trainer
@@ -48,44 +48,64 @@ def fit(
     nothing else.
     """
     output = output.resolve()
-    _check_place(output)
-    trainer = Trainer(recipe, data, streams, store=store, device=device)
-    identity = f"{recipe.digest()} {data.info.name} {streams}"
-    state_path = output.with_name(f"_{output.name}{STATE}")
-    if state_path.exists():
-        saved = _load(state_path)
-        if saved["identity"] != identity:
-            raise UserError(
-                "the interrupted run here has another recipe, corpus or seed",
-                where=str(state_path),
-                hint="Remove that file to start anew, or choose another --output.",
-            )
-        trainer.load_state_dict(saved["trainer"])
-    curves = _Curves(output.with_name(f"_{output.name}.{BOARDS}"), trainer.epochs_done + 1)
-    with contextlib.closing(curves):
-        while not trainer.finished:
-            report = trainer.epoch()
-            valid = {f"valid/{name}": value for name, value in report.valid.items()}
-            curves.add({"train/loss": report.train_loss, **valid}, report.epoch)
-            on_epoch(report)
-            if report.epoch % save_every == 0:
-                _save({"identity": identity, "trainer": trainer.state_dict()}, state_path)
-    save_checkpoint(
-        output,
-        trainer.best_model(),
-        recipe,
-        data.info,
-        best_epoch=trainer.best_epoch,
-        valid=trainer.history[trainer.best_epoch - 1].valid,
-    )
-    curves.move(output / BOARDS)
-    state_path.unlink(missing_ok=True)
+    with _alone(output):
+        trainer = Trainer(recipe, data, streams, store=store, device=device)
+        identity = f"{recipe.digest()} {data.info.name} {streams}"
+        state_path = output.with_name(f"_{output.name}{STATE}")
+        if state_path.exists():
+            saved = _load(state_path)
+            if saved["identity"] != identity:
+                raise UserError(
+                    "the interrupted run here has another recipe, corpus or seed",
+                    where=str(state_path),
+                    hint="Remove that file to start anew, or choose another --output.",
+                )
+            trainer.load_state_dict(saved["trainer"])
+        curves = _Curves(output.with_name(f"_{output.name}.{BOARDS}"), trainer.epochs_done + 1)
+        with contextlib.closing(curves):
+            while not trainer.finished:
+                report = trainer.epoch()
+                valid = {f"valid/{name}": value for name, value in report.valid.items()}
+                curves.add({"train/loss": report.train_loss, **valid}, report.epoch)
+                on_epoch(report)
+                if report.epoch % save_every == 0 or trainer.finished:
+                    _save({"identity": identity, "trainer": trainer.state_dict()}, state_path)
+        _check_content(output)  # again: it may have been written into meanwhile; what was trained is saved
+        save_checkpoint(
+            output,
+            trainer.best_model(),
+            recipe,
+            data.info,
+            best_epoch=trainer.best_epoch,
+            valid=trainer.history[trainer.best_epoch - 1].valid,
+        )
+        curves.move(output / BOARDS)
+        state_path.unlink(missing_ok=True)
     return trainer
 
 
-def _check_place(output: Path) -> None:
-    """Refuse a place that holds anything but a model, all of which would be gone when the model takes its place; and
-    one where none can be written."""
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Before anything is trained: a place that a model may take, where one can be written, and nobody else is at
+    work on (where the file system has locks)."""
+    _check_content(output)
+    try:
+        with temporary(make_folder(output.parent)) as (stream, _):
+            locks = lock(stream.fileno(), wait=False)
+    except OSError as error:
+        raise UserError(f"cannot write there: {error.strerror}", where=str(output.parent)) from None
+    with claim(output.parent, output.name, wait=False) as held:
+        if locks and not held:
+            raise UserError(
+                "another `mer train` is at work on this folder",
+                where=str(output),
+                hint="Wait for its end, or choose another --output.",
+            )
+        yield
+
+
+def _check_content(output: Path) -> None:
+    """Refuse a place that holds anything but a model, all of which would be gone when the model takes its place."""
     expected = "a new or empty folder, or that of an earlier model"
     if output.exists() and not output.is_dir():
         raise UserError("is not a folder", where=str(output), expected=expected)
@@ -93,11 +113,6 @@ def _check_place(output: Path) -> None:
     other = sorted(path.name for path in output.iterdir() if path.name not in own) if output.exists() else []
     if other:
         raise UserError(f"holds {other[0]!r}, which the model would replace", where=str(output), expected=expected)
-    try:  # before anything is trained
-        with temporary(make_folder(output.parent)):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write there: {error.strerror}", where=str(output.parent)) from None
 
 
 class _Curves:

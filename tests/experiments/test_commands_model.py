@@ -166,6 +166,59 @@ def test_a_place_where_no_model_can_be_written_is_refused_before_training(
     assert trained == []
 
 
+def test_what_comes_into_the_folder_during_training_stays(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no epoch is trained again once it has been taken elsewhere, not even those since the last state."""
+    output = workplace / "models" / "m"
+    original = training.Trainer.epoch
+
+    def written_into(self: training.Trainer) -> training.EpochReport:
+        output.mkdir(exist_ok=True)
+        (output / "notes.txt").write_text("lr 1e-2 looks good")
+        return original(self)
+
+    command = ["train", "recipe.yaml", "--output", "models/m", "--save-every", "5"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "epoch", written_into)
+        assert main(command) == 2
+    assert "holds 'notes.txt'" in capsys.readouterr().err
+    (output / "notes.txt").rename(workplace / "notes.txt")
+    trained = count_epochs(monkeypatch)
+    assert main(command) == 0
+    assert trained == []
+
+
+def test_two_trainings_into_one_folder(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second is refused while the first is at work, and the model is the first one's."""
+    original = training.Trainer.epoch
+    second: list[int] = []
+
+    def meanwhile(self: training.Trainer) -> training.EpochReport:
+        if not second:
+            second.append(main(["train", "recipe.yaml", "--output", "models/m", "--seed", "4"]))
+        return original(self)
+
+    assert main(["train", "recipe.yaml", "--output", "models/alone"]) == 0
+    monkeypatch.setattr(training.Trainer, "epoch", meanwhile)
+    assert main(["train", "recipe.yaml", "--output", "models/m"]) == 0
+    assert second == [2]
+    assert "another `mer train` is at work" in capsys.readouterr().err
+    models = [(workplace / "models" / name / "model.safetensors").read_bytes() for name in ("alone", "m")]
+    assert models[0] == models[1]
+    assert list((workplace / "models").glob("_*")) == []
+
+
+def test_where_a_file_system_has_no_locks_training_goes_on(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*args: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    assert main(["train", "recipe.yaml", "--output", "models/m"]) == 0
+
+
 def test_training_that_loses_its_numbers_ends_in_words(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = workplace / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("lr: 1e-2", "lr: 1e+30"))
