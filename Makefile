@@ -23,7 +23,7 @@ demo: $(STAMP)
 	@echo "Report: results/quickstart/report/index.html"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not cluster and not gpu" tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not cluster and not gpu" tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not cluster and not gpu" tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not cluster and not gpu" tests
 
 cluster-tests: $(STAMP)
 	$(BIN)/python -m pytest -m "cluster" $(PYTEST_MORE) tests

@@ -63,6 +63,8 @@ class Executor:
         self.log: list[Action] = []
         self.epochs: dict[Slot, int] = {}
         self.facts: dict[Slot, Fact] = {}
+        self.ended: set[Slot] = set()
+        """Slots whose training has ended, judged or not."""
 
     def run(self) -> Executor:
         running: dict[Slot, tuple[Unit, int]] = {}
@@ -78,7 +80,7 @@ class Executor:
                     elif isinstance(action, Pause):
                         held.remove(action.unit.slot)
                     elif isinstance(action, Stop):
-                        trained = action.slot not in self.ended()
+                        trained = action.slot not in self.ended
                         assert not trained or all(action.slot not in unit.slots for unit, _ in running.values())
                         unit = self.state.unit(action.slot)
                         if unit and all(self.state.status(slot) is not Status.MISSING for slot in unit.slots):
@@ -93,8 +95,7 @@ class Executor:
             if self.random.random() < self.losses:
                 self.state.lost(unit.slot)
                 continue
-            ended = self.ended()
-            live = [s for s in unit.slots if self.state.status(s) is Status.MISSING and s not in ended]
+            live = [s for s in unit.slots if self.state.status(s) is Status.MISSING and s not in self.ended]
             goes_on = [self._train(slot, until) for slot in self.random.sample(live, len(live))]
             if any(goes_on):
                 held.add(unit.slot)
@@ -107,12 +108,10 @@ class Executor:
         self.epochs[slot] = max(self.epochs.get(slot, 0), len(known))
         fact = Fact(slot, known, ending if ended else None, self.state.params(slot) or {})
         self.facts[slot] = fact
+        if ended:
+            self.ended.add(slot)
         self.state.observe(fact)
         return not ended
-
-    def ended(self) -> set[Slot]:
-        """Slots whose training has ended, judged or not."""
-        return {slot for slot, fact in self.facts.items() if fact.status is not None}
 
     def outcome(self) -> dict[Slot, Status]:
         return {slot: self.state.status(slot) for slot in self.plan.slots()}

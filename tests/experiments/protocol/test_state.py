@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import random
 
 import pytest
@@ -131,6 +132,7 @@ def test_a_driver_killed_anywhere_and_restarted_decides_the_same(
     for fact in ended:
         second.state.observe(fact)
     second.facts = {fact.slot: fact for fact in ended}
+    second.ended = set(second.facts)
     second.run()
     assert second.outcome() == whole.outcome()
     assert list(second.state.all_decisions()) == list(whole.state.all_decisions())
@@ -245,7 +247,13 @@ def test_exempt_share_is_kept_in_every_prefix(make_plan):
 
 @pytest.mark.parametrize("workers", [1, 16])
 def test_ten_thousand_trials_in_linear_work(make_plan, executor, random_curve, workers):
-    plan = make_plan(cells=60, studies=10, draws=16, epochs=9)
-    assert plan.n_slots == 60 * 10 * 17
-    run = executor(plan, random_curve(0, coarse=False), workers, 0).run()
-    assert run.state.finished
+    """Ten times the trials take ten times the calls, and no more."""
+
+    def calls(cells: int) -> int:
+        plan = make_plan(cells=cells, studies=10, draws=16, epochs=9)
+        assert plan.n_slots == cells * 10 * 17
+        with cProfile.Profile() as profile:
+            assert executor(plan, random_curve(0, coarse=False), workers, 0).run().state.finished
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(60) < 11 * calls(6)

@@ -145,20 +145,21 @@ class Witness:
                 told.add(event.path)
             self.told.append(frozenset(told))
 
-    def complaints(self, number: int, image: Image) -> list[str]:
-        """What is wrong with an image of the moment after so many events."""
+    def complaints(self, number: int, image: Image) -> tuple[list[str], object]:
+        """What is wrong with an image of the moment after so many events; and all of it that the same command goes by:
+        two images that agree in that are recovered alike."""
         reader = Ledger(ImageStore(dict(image)))
         for name, data in image.items():
-            key = (name.rpartition("/")[2], _digest(data))
-            if name.startswith(f"{FOLDER}/") and key in self.parts:
-                reader._parts[key[0]] = self.parts[key]
+            if name.startswith(f"{FOLDER}/") and (name.rpartition("/")[2], _digest(data)) in self.parts:
+                part = name.rpartition("/")[2]
+                reader._parts[part] = self.parts[part, _digest(data)]
         known = set(reader._parts)
         found = reader.refresh()
         for name in set(reader._parts) - known:
             table = reader._parts[name]
             for row in table.to_pylist():
                 if row != self.rows[row["trial"], row["attempt"]]:
-                    return [f"{name} shows another attempt than was made"]
+                    return [f"{name} shows another attempt than was made"], None
             if f"{FOLDER}/{name}" in image:
                 self.parts[name, _digest(image[f"{FOLDER}/{name}"])] = table
         said = [f"{trial} was told to be safe and is lost" for trial in self.told[number - 1] - found.rows.keys()]
@@ -173,7 +174,13 @@ class Witness:
                 and not self._is_whole(name, data)
             ):
                 said.append(f"{name} is damaged")
-        return said
+        attempts = frozenset(self.rows.keys() & set(zip(*_columns(found.table), strict=True)))
+        kept = [
+            name
+            for name in image
+            if name.startswith((f"{states.FOLDER}/", "small/predictions/", f"{FOLDER}/_declared"))
+        ]
+        return said, (attempts, frozenset((name, _digest(image[name])) for name in kept))
 
     def _is_whole(self, name: str, data: bytes) -> bool:
         folder = name.rpartition("/")[0]
@@ -194,22 +201,6 @@ class Witness:
             except (sealed.Damaged, AssertionError, ValueError):
                 self.whole[key] = False
         return self.whole[key]
-
-    def decides(self, image: Image) -> object:
-        """All of an image that the same command goes by: two that agree in it are recovered alike."""
-        reader = Ledger(ImageStore(dict(image)))
-        for name, data in image.items():
-            key = (name.rpartition("/")[2], _digest(data))
-            if name.startswith(f"{FOLDER}/") and key in self.parts:
-                reader._parts[key[0]] = self.parts[key]
-        reader.refresh()
-        attempts = frozenset(self.rows.keys() & set(zip(*_columns(reader.refresh().table), strict=True)))
-        kept = [
-            name
-            for name in image
-            if name.startswith((f"{states.FOLDER}/", "small/predictions/", f"{FOLDER}/_declared"))
-        ]
-        return attempts, frozenset((name, _digest(image[name])) for name in kept)
 
 
 def _columns(table: pa.Table) -> list[list[Any]]:
@@ -276,11 +267,11 @@ def hunt(witness: Witness, each: int, without: str | None = None) -> tuple[int, 
     for number, whole in images(witness.events, each, without=without):
         image = below(whole)
         different.add(hash(frozenset(image.items())))
-        said += witness.complaints(number, image)
+        found, decides = witness.complaints(number, image)
+        said += found
         if without is not None and said:
             break
-        if without is None:
-            kinds.setdefault(witness.decides(image), image)
+        kinds.setdefault(decides, image)
     return len(different), said, kinds
 
 
