@@ -1,4 +1,4 @@
-"""YAML that a person or another program wrote: what a parser makes of it, or an error with its place."""
+"""YAML that a person or another program wrote: what a parser makes of it, or an error with its place. And written."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def parse_yaml(text: str, where: str, expected: str | None = None) -> Any:
         raise UserError(
             f"not YAML: {why}", where=f"{where}:{mark.line + 1}" if mark else where, expected=expected
         ) from None
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML, its mappings in their order."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 def _check_size(events: Iterator[Any], where: str) -> None:

@@ -24,13 +24,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from mer.contracts.subjects import TABLES as TABLES_OF_LEVELS
 from mer.errors import UserError
 from mer.files import commit_folder, data_file, make_folder, read_data
 from mer.recipe import Recipe
-from mer.yaml_text import read_yaml
+from mer.yaml_text import dump_yaml, read_yaml
 
 START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 NOTICE = (
@@ -261,7 +260,7 @@ def _copy_run(run: Path, place: Path, mask: Mask) -> None:
             (make_folder((place / name).parent) / Path(name).name).write_bytes(sink.getvalue())
     document = mask.plain(read_yaml(run / "space.yaml"))
     document["notices"] = [*(document.get("notices") or []), NOTICE]
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+    text = dump_yaml(document)
     (place / "space.yaml").write_text(text, "utf-8")
 
 

@@ -59,6 +59,7 @@ from experiments.space.text import counted
 from mer.errors import UserError
 from mer.faults import visit
 from mer.storage import Store
+from mer.yaml_text import dump_yaml
 
 if TYPE_CHECKING:
     from experiments.results.ledger import Ledger
@@ -493,10 +494,7 @@ def space_document(plan: Plan, found: Standing, first_result: str | None) -> dic
 
 
 def space_yaml(document: Mapping[str, Any]) -> bytes:
-    import yaml
-
-    text: str = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=100)
-    return text.encode()
+    return dump_yaml(dict(document)).encode()
 
 
 def _plain(value: Any) -> Any:

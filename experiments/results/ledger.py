@@ -224,7 +224,8 @@ class Ledger:
         """The light columns of a part; None if it is gone, or damaged and moved away."""
         try:
             with self._opened(name) as parquet:
-                known = [column for column in LIGHT if column in parquet.schema_arrow.names]
+                names = set(parquet.schema_arrow.names)
+                known = [column for column in LIGHT if column in names]
                 return conform(parquet.read(known), LIGHT, name)
         except _Gone:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -194,20 +195,24 @@ def checksum(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
+@functools.cache
+def _schema(names: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([TRIAL_PART.field(name) for name in names], metadata=TRIAL_PART.metadata)
+
+
 def conform(table: pa.Table, names: Sequence[str], where: str) -> pa.Table:
     """Rows of a part under (some of) today's columns; what an older version lacks is null.
 
     Raises `Damaged` for what is a table and not attempts at trials.
     """
-    for name in names:
-        field = TRIAL_PART.field(name)
-        if name not in table.column_names and field.nullable:
-            table = table.append_column(field, pa.nulls(len(table), field.type))
-        elif not field.nullable and (name not in table.column_names or table[name].null_count):
-            raise Damaged(f"not a part of a ledger: attempts without {name}", where=where)
+    today, here = _schema(tuple(names)), set(table.column_names)
+    for column in today:
+        if column.name not in here and column.nullable:
+            table = table.append_column(column, pa.nulls(len(table), column.type))
+        elif not column.nullable and (column.name not in here or table[column.name].null_count):
+            raise Damaged(f"not a part of a ledger: attempts without {column.name}", where=where)
     with judged(where):
-        fields = [TRIAL_PART.field(name) for name in names]
-        table = table.select(list(names)).cast(pa.schema(fields, metadata=TRIAL_PART.metadata))
+        table = table.select(list(names)).cast(today)
     strange = set(table["status"].unique().to_pylist()) - _ENDED if "status" in names else set()
     if strange:
         raise Damaged(f"not a part of a ledger: status {min(strange)!r}", where=where)

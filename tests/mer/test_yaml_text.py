@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mer.errors import UserError
-from mer.yaml_text import MAX_DEPTH, parse_yaml
+from mer.yaml_text import MAX_DEPTH, dump_yaml, parse_yaml
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 DEEP = {
@@ -67,3 +67,24 @@ def test_what_another_parser_reads_comes_back_the_same() -> None:
         shared = value(0)
         data = {"first": shared, "again": shared, "other": value(0)}  # the same object twice: an alias in the text
         assert parse_yaml(yaml.safe_dump(data), "x") == data
+        assert yaml.safe_load(dump_yaml(data)) == data
+
+
+def test_every_character_comes_back() -> None:
+    """The emitter in C escapes what that in Python does not, and folds lines in other places."""
+    names = [
+        "Trời ơi, đẹp quá!",
+        "日本語",
+        "🙂" * 60,
+        "a: b #c",
+        " x ",
+        "no",
+        "1e3",
+        "\t\u0085\u2028",
+        "'",
+        '"',
+        "x" * 300,
+    ]
+    data = {name: [name, f"{name} {name}"] for name in names}
+    assert parse_yaml(dump_yaml(data), "x") == data == yaml.safe_load(dump_yaml(data))
+    assert list(yaml.safe_load(dump_yaml(data))) == names
