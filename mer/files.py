@@ -82,7 +82,7 @@ def data_file(path: Path, root: Path | None = None, what: str = "file") -> Path:
 
 
 def plain(path: Path, what: str = "file") -> Path:
-    """The same for a file that a program wrote: what the operating system says of it is left to the caller."""
+    """The same path, if it is a plain file. Errors of the operating system come through as they are."""
     found = path.stat().st_mode
     if not stat.S_ISREG(found):
         kind = "a folder" if stat.S_ISDIR(found) else "a pipe" if stat.S_ISFIFO(found) else "no plain file"

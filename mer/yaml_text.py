@@ -1,4 +1,4 @@
-"""YAML that a person or another program wrote: what a parser makes of it, or an error with its place. And written."""
+"""YAML, read and written. What cannot be read is an error with its place."""
 
 from __future__ import annotations
 

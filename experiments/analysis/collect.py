@@ -130,6 +130,8 @@ def _read_space(run: Path) -> dict[str, Any]:
     if not isinstance(described, dict):
         raise UserError("not the space of a run", where=str(run / "space.yaml"), expected="a mapping")
     wrong = next((name for name, kind in PARTS.items() if not isinstance(described.get(name), kind)), None)
+    if not wrong and not all(isinstance(cell, dict) for cell in described["cells"]):
+        wrong = "cells"
     if wrong:
         raise UserError(f"not the space of a run: {wrong}", where=str(run / "space.yaml"), expected="what a run wrote")
     return described

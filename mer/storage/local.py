@@ -19,7 +19,7 @@ _BLOCK = 8 << 20
 REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
-"""What the place says that is written to, whoever asks. ENOENT: of one where nothing can be made, as in /proc."""
+"""Errors of the place itself. ENOENT: nothing can be made there, as in /proc."""
 
 
 class LocalStore:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.mer.one_way import check
+
 ASKED = {"plain", "data_file"}
 METHODS = {"read_bytes", "read_text", "open"}
 FUNCTIONS = {"load_file", "safe_open", "read_table", "read_parquet", "memory_map", "open"}
@@ -66,15 +66,7 @@ def is_of_os(owner: ast.expr) -> bool:
 
 
 def test_nobody_reads_what_may_have_no_end() -> None:
-    found = {}
-    for package in ("mer", "experiments"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            lines = [call.lineno for call in reads(ast.parse(path.read_text("utf-8")))]
-            if lines:
-                found[path.relative_to(ROOT).as_posix()] = lines
-    strangers = {name: lines for name, lines in found.items() if name not in ALLOWED}
-    assert not strangers, "use mer.files.plain, data_file or read_data"
-    assert found.keys() == ALLOWED.keys(), "somebody is allowed to read who does not"
+    check(reads, ALLOWED, "use mer.files.plain, data_file or read_data")
 
 
 def test_it_sees_what_reads() -> None:

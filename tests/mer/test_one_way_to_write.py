@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.mer.one_way import check
+
 WRITES = {
     "write_text", "write_bytes", "savefig", "to_csv", "to_parquet", "to_json", "to_pickle", "save_file", "copytree",
     "write_table", "touch",
@@ -74,15 +74,7 @@ def is_move(node: ast.Call) -> bool:
 
 
 def test_nobody_writes_by_hand() -> None:
-    found = {}
-    for package in ("mer", "experiments"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            lines = [call.lineno for call in writes(ast.parse(path.read_text("utf-8")))]
-            if lines:
-                found[path.relative_to(ROOT).as_posix()] = lines
-    strangers = {name: lines for name, lines in found.items() if name not in ALLOWED}
-    assert not strangers, "use mer.files.write, replacing or commit_folder"
-    assert found.keys() == ALLOWED.keys(), "somebody is allowed to write who does not"
+    check(writes, ALLOWED, "use mer.files.write, replacing or commit_folder")
 
 
 def test_it_sees_what_writes() -> None:
